@@ -1,0 +1,120 @@
+"""The proof: a variant computes what its sparse checkpoint computes.
+
+The error is ‖pruned - sparse‖ / ‖sparse - mean over images of sparse‖, so that a network whose
+answer hardly depends on its input cannot hide a fault. A network whose answer does not depend on
+its input at all (a collapsed one) varies by nothing; there ‖sparse‖ divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from shifter.errors import InexactError
+from shifter.pruning.fuse import Float64s
+from shifter.pruning.graph import is_weight
+from shifter.values import Exactness, Tensors
+
+Float32Run = Callable[[bytes, Tensors, NDArray[np.float32]], NDArray[np.float32]]
+"""Runs a weightless graph with its tensors on images in float32: the engine that will serve it."""
+
+FLOAT64_BOUND = 1e-10
+FLOAT32_FACTOR = 4.0
+FLOAT32_BOUND = 1e-4
+_RESOLUTION = float(np.finfo(np.float32).eps)
+"""A collapsed network has few answers and may hit them by luck: no yardstick is finer than this."""
+_COLLAPSED = 1e-12
+"""Variation over images, relative to the answers, below which float64 itself is all that varies."""
+
+
+def evaluate_float64(graph: bytes, tensors: Tensors, images: NDArray[Any]) -> Float64s:
+    """The network's answers in float64, by the ONNX reference evaluator.
+
+    Args:
+        graph: weightless ONNX model; ``tensors`` fill its external initializers.
+        images: shape (batch, channels, height, width).
+    """
+    model = ir.from_proto(onnx.ModelProto.FromString(graph))
+    for name, value in model.graph.initializers.items():
+        content = tensors[name] if is_weight(value) else _content(value)
+        if content.dtype.kind == "f":
+            content = content.astype(np.float64)
+        value.const_value = ir.tensor(content, name=name)
+        value.type, value.shape = ir.TensorType(value.const_value.dtype), value.const_value.shape
+    for node in model.graph:
+        for attribute in node.attributes.values():
+            if node.op_type == "Constant" and attribute.type == ir.AttributeType.TENSOR:
+                content = attribute.as_tensor().numpy()
+                if content.dtype.kind == "f":
+                    node.attributes.add(ir.AttrTensor(attribute.name, ir.tensor(content.astype(np.float64))))
+        for output in node.outputs:
+            output.type, output.shape = None, None
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.type = ir.TensorType(ir.DataType.DOUBLE)
+    evaluator = ReferenceEvaluator(ir.to_proto(model))
+    (answers, *_) = evaluator.run(None, {evaluator.input_names[0]: images.astype(np.float64)})
+    return np.asarray(answers, dtype=np.float64)
+
+
+def relative_error(candidate: NDArray[Any], reference: Float64s) -> float:
+    """The error of the module's docstring; infinite if the candidate is not finite."""
+    difference = float(np.linalg.norm(candidate.astype(np.float64) - reference))
+    size = float(np.linalg.norm(reference))
+    variation = float(np.linalg.norm(reference - reference.mean(axis=0)))
+    if variation <= _COLLAPSED * size:
+        variation = size
+    if difference == 0:
+        return 0.0
+    return difference / variation if variation > 0 and np.isfinite(difference) else float("inf")
+
+
+def check_exactness(
+    name: str,
+    sparse: tuple[bytes, Tensors],
+    pruned: tuple[bytes, Tensors],
+    images: NDArray[np.float32],
+    run_float32: Float32Run,
+) -> Exactness:
+    """Measures one variant against its sparse checkpoint, in float64 and float32.
+
+    Args:
+        name: the variant's, for the message.
+        sparse: the architecture and the checkpoint's tensors.
+        pruned: the reduced graph and its tensors in float64; in float32 they are rounded first.
+        images: real and random ones, shape (n, channels, height, width), n of at least 2.
+
+    Raises:
+        InexactError: if the variant is outside the bounds; nothing may be published then.
+    """
+    reference = evaluate_float64(*sparse, images)
+    rounded = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in pruned[1].items()}
+    found = Exactness(
+        float64=relative_error(evaluate_float64(*pruned, images), reference),
+        float32=relative_error(run_float32(pruned[0], rounded, images), reference),
+        sparse_float32=relative_error(run_float32(*sparse, images), reference),
+        images=len(images),
+    )
+    bound = min(FLOAT32_FACTOR * max(found.sparse_float32, _RESOLUTION), FLOAT32_BOUND)
+    if not found.float64 <= FLOAT64_BOUND:
+        raise InexactError(
+            f"variant {name} differs from its sparse checkpoint by {found.float64:.1e} in float64; "
+            f"at most {FLOAT64_BOUND:.0e} is exact. This is a fault of the reduction: nothing was published"
+        )
+    if not found.float32 <= bound:
+        raise InexactError(
+            f"variant {name} differs from its sparse checkpoint by {found.float32:.1e} in float32; "
+            f"at most {bound:.1e} is allowed ({FLOAT32_FACTOR:g} times the sparse network's own "
+            f"{found.sparse_float32:.1e}, never above {FLOAT32_BOUND:.0e}). Nothing was published"
+        )
+    return found
+
+
+def _content(value: ir.Value) -> NDArray[Any]:
+    assert value.const_value is not None
+    return value.const_value.numpy()

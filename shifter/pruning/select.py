@@ -1,0 +1,77 @@
+"""Module 6, the portfolio post-processor: keeps the variants that nothing beats.
+
+A variant beats another if it is no larger, no slower and no less accurate, and better in one of
+the three. Latencies whose 95 % intervals overlap are not told apart. Of near-twins the less
+accurate goes. Accuracy is that of the validation images, never of the test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shifter.values import Discarded, Profile
+
+
+def select(
+    profiles: Mapping[str, Profile], *, accuracy_tolerance: float = 0.0, size_tolerance: float = 0.0
+) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
+    """Splits variants into those kept, largest first, and those discarded, each with what beats it.
+
+    Args:
+        accuracy_tolerance, size_tolerance: two variants whose validation accuracies differ by no
+            more than the first, and whose bytes by no more than the second (a fraction of the
+            larger), are near-twins. 0 and 0 find none but equals.
+    """
+    discarded: dict[str, Discarded] = {}
+    for name, profile in profiles.items():
+        rivals = [other for other in profiles if other != name and _beats(profiles[other], profile)]
+        if rivals:
+            best = min(rivals, key=lambda rival: (profiles[rival].tensor_bytes, rival))
+            discarded[name] = Discarded(name, best, _why(best, profiles[best], profile))
+    kept = [name for name in profiles if name not in discarded]
+    kept.sort(key=lambda name: (-profiles[name].validation_accuracy, profiles[name].tensor_bytes, name))
+    distinct: list[str] = []
+    for name in kept:  # the most accurate first, so that of twins the better one stays
+        twin = next(
+            (o for o in distinct if _twins(profiles[o], profiles[name], accuracy_tolerance, size_tolerance)),
+            None,
+        )
+        if twin is None:
+            distinct.append(name)
+        else:
+            reason = f"nearly the same as {twin}: size and accuracy within the tolerance"
+            discarded[name] = Discarded(name, twin, reason)
+    distinct.sort(key=lambda name: (-profiles[name].tensor_bytes, name))
+    order = list(profiles)
+    return tuple(distinct), tuple(sorted(discarded.values(), key=lambda d: order.index(d.name)))
+
+
+def _beats(rival: Profile, profile: Profile) -> bool:
+    slower, faster = _slower(rival, profile), _slower(profile, rival)
+    smaller = rival.tensor_bytes < profile.tensor_bytes
+    better = rival.validation_accuracy > profile.validation_accuracy
+    no_worse = (
+        rival.tensor_bytes <= profile.tensor_bytes
+        and rival.validation_accuracy >= profile.validation_accuracy
+        and not slower
+    )
+    return no_worse and (smaller or better or faster)
+
+
+def _slower(one: Profile, other: Profile) -> bool:
+    return one.latency.p50_low_ms > other.latency.p50_high_ms
+
+
+def _twins(one: Profile, other: Profile, accuracy_tolerance: float, size_tolerance: float) -> bool:
+    sizes = sorted((one.tensor_bytes, other.tensor_bytes))
+    return (
+        abs(one.validation_accuracy - other.validation_accuracy) <= accuracy_tolerance
+        and sizes[1] - sizes[0] <= size_tolerance * sizes[1]
+    )
+
+
+def _why(rival_name: str, rival: Profile, profile: Profile) -> str:
+    size = "smaller" if rival.tensor_bytes < profile.tensor_bytes else "no larger"
+    speed = "faster" if _slower(profile, rival) else "no slower"
+    right = "more accurate" if rival.validation_accuracy > profile.validation_accuracy else "no less accurate"
+    return f"{rival_name} is {size}, {speed} and {right}"

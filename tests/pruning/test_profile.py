@@ -1,0 +1,97 @@
+"""Profiles count what is there and time every variant alike."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from shifter.pruning.profile import (
+    TURN,
+    WARM_UP,
+    accuracy,
+    count_parameters,
+    measure_latencies,
+    measure_memory,
+    parameter_names,
+    summarise,
+)
+from shifter.switching.engine import OnnxEngine
+
+from .networks import random_network
+
+
+class Scripted:
+    """An engine that answers from a list, and remembers in which order engines were called."""
+
+    def __init__(self, name="", answers=None, log=None):
+        self.name, self.answers, self.log = name, answers, log
+
+    def run(self, images):
+        if self.log is not None:
+            self.log.append(self.name)
+            return images
+        return self.answers[images[:, 0, 0, 0].astype(int)]
+
+
+def test_accuracy_counts_every_image_once_whatever_the_batch():
+    rng = np.random.default_rng(0)
+    answers = rng.normal(size=(23, 4)).astype(np.float32)
+    labels = rng.integers(0, 4, 23)
+    images = np.arange(23, dtype=np.float32).reshape(-1, 1, 1, 1)
+    expected = float((answers.argmax(axis=1) == labels).mean())
+    for batch in (1, 5, 23, 100):
+        assert accuracy(Scripted(answers=answers), images, labels, batch) == expected
+
+
+def test_every_engine_gets_its_samples_in_turns_after_a_warm_up():
+    log: list[str] = []
+    ticks = itertools.count()
+    engines = {name: Scripted(name, log=log) for name in ("a", "b")}
+    found = measure_latencies(
+        engines, np.zeros((1, 1, 1, 1), np.float32), 25, clock=lambda: next(ticks) / 1000
+    )
+    assert {name: latency.samples for name, latency in found.items()} == {"a": 25, "b": 25}
+    turns = [(name, len(list(calls))) for name, calls in itertools.groupby(log)]
+    assert turns == [(n, WARM_UP + t) for t in (TURN, TURN, 5) for n in ("a", "b")]
+    assert found["a"].p50_ms == pytest.approx(1.0)
+
+
+def test_the_interval_holds_the_median_and_p99_is_a_time_that_was_taken():
+    times = list(np.random.default_rng(0).lognormal(size=200))
+    latency = summarise(times)
+    assert latency.p50_low_ms < latency.p50_ms < latency.p50_high_ms < latency.p99_ms
+    assert latency.p99_ms in times
+    assert sum(t > latency.p99_ms for t in times) <= 2
+
+
+def test_the_interval_covers_the_true_median_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(400):
+        latency = summarise(list(rng.exponential(size=60)))
+        hits += latency.p50_low_ms <= np.log(2) <= latency.p50_high_ms
+    assert hits / 400 >= 0.93
+
+
+def test_parameters_are_counted_without_running_statistics():
+    architecture, tensors, _ = random_network("resnet", 0)
+    names = parameter_names(architecture)
+    assert set(tensors) - set(names) == {n for n in tensors if n.endswith(("running_mean", "running_var"))}
+    tensors[names[0]][:] = 0
+    total, nonzero = count_parameters(tensors[name] for name in names)
+    assert total == sum(tensors[name].size for name in names)
+    assert nonzero == total - tensors[names[0]].size
+
+
+def load_engine(graph, tensors):
+    return OnnxEngine(graph, tensors)
+
+
+def test_memory_is_that_of_a_fresh_process_and_grows_with_the_weights():
+    architecture, tensors, images = random_network("vgg", 3)
+    small = measure_memory(load_engine, architecture, tensors, images)
+    weight = next(name for name, array in tensors.items() if array.ndim == 2)
+    assert small > sum(array.nbytes for array in tensors.values())
+    assert tensors[weight].size
