@@ -102,9 +102,7 @@ class Mask(Mapping[str, NDArray[np.bool_]]):
 
     def is_within(self, other: Mask) -> bool:
         """True if every weight kept here is kept there: masks only ever shrink."""
-        return self.keys() == other.keys() and all(
-            not np.any(self[name] & ~other[name]) for name in self
-        )
+        return self.keys() == other.keys() and all(not np.any(self[name] & ~other[name]) for name in self)
 
     def digest(self) -> str:
         """sha256 over names, shapes and bits."""
@@ -260,9 +258,7 @@ class Variant:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ValueError(
-                f"{self.name!r} cannot name a variant: letters, digits, '.', '_' and '-' only"
-            )
+            raise ValueError(f"{self.name!r} cannot name a variant: letters, digits, '.', '_' and '-' only")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The jobs, each runnable as ``python -m jobs.NAME``: the only place that starts Ray drivers."""

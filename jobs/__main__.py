@@ -1,0 +1,28 @@
+"""The command ``shifter``: every job under its name. ``shifter generate`` is ``python -m jobs.generate``."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs import generate, inspect
+
+app = typer.Typer(
+    name="shifter",
+    help=(
+        "Train a convolutional network once, reduce it exactly to a portfolio of smaller variants, and "
+        "serve on edge nodes whichever variant the load allows."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("generate")(generate.main)
+app.command("inspect")(inspect.main)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""The main job: from a recipe to a portfolio (phases 1 and 2, and the package).
+
+::
+
+    python -m jobs.generate jobs/recipes/digits.yaml
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from jobs import cli
+from jobs.console import Console, results_only_on_stdout
+from shifter.recipe import Recipe
+from shifter.run import Run, flat
+from shifter.store import Store
+
+if TYPE_CHECKING:
+    from shifter.values import Discarded, Profile, Variant
+
+# torch, Ray and the rest take seconds to import: the functions that need them do it.
+
+
+def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -> dict[str, Any]:
+    """Carries out ``recipe``, or what is left of it; returns :func:`summary` of the run.
+
+    Every step returns early if its output is in the store, so a run that was killed goes on from
+    its last finished round, and one that is finished is only summed up.
+
+    Raises:
+        ShifterError: whatever a user can mend, store and recipe before anything is trained.
+    """
+    cli.require("generate", "train,report", *NEEDED)
+    run = Run.begin(store, recipe, name)
+    if run.state == "finished":
+        console.say(f"{run.name} is finished already: nothing to do")
+        return summary(run)
+    console.say(_beginning(run, recipe))
+    with _failure_recorded(run):
+        variants = _train_and_reduce(run, recipe, console)
+        kept, discarded = _select({v.name: v.profile for v in variants}, recipe)
+        run.advance("packing")
+        _pack(run, recipe, [v for v in variants if v.name in kept])
+        _report(run, recipe, variants, kept, discarded)
+        run.advance("finished")
+    console.say(f"{run.name} is finished: {store.uri}/{run.report_key}")
+    return summary(run)
+
+
+NEEDED = (
+    "jinja2",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "plotly",
+    "pyarrow",
+    "ray",
+    "safetensors",
+    "sklearn",
+    "torch",
+)
+
+
+def _beginning(run: Run, recipe: Recipe) -> str:
+    rounds = run.finished_rounds()
+    if not run.record["resumed"]:
+        return f"{run.name}: {recipe.rounds} rounds, in {run.store.uri}"
+    if rounds == 0:
+        return f"resuming {run.name}: no round is finished"
+    which = "round 0 is" if rounds == 1 else f"rounds 0–{rounds - 1} are"
+    return f"resuming {run.name}: {which} finished"
+
+
+@contextmanager
+def _failure_recorded(run: Run) -> Iterator[None]:
+    """An interrupted run is no failed one: its state stays what it was."""
+    try:
+        yield
+    except Exception as error:
+        run.advance("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
+    from jobs.cluster import cluster
+    from jobs.reduction import reduce_run
+    from shifter.training.worker import train
+
+    with cluster(cpus=recipe.workers) as where:
+        console.say(where)
+        run.advance("training")
+        train(recipe, run.store.uri, run.name, console.on_event)
+        run.advance("reducing")
+        return reduce_run(run, recipe, console.on_event)
+
+
+def _select(profiles: Mapping[str, Profile], recipe: Recipe) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
+    from shifter.pruning.select import select
+
+    tolerances = recipe.selection
+    return select(
+        profiles,
+        accuracy_tolerance=tolerances.accuracy_tolerance,
+        size_tolerance=tolerances.size_tolerance,
+    )
+
+
+def _pack(run: Run, recipe: Recipe, variants: Sequence[Variant]) -> None:
+    """Writes the package, reads it back, and only then names it as the current one."""
+    import hashlib
+
+    from shifter.data import load
+    from shifter.portfolio.package import Portfolio, pack
+
+    record = run.record
+    package = pack(
+        variants,
+        load(recipe.data, recipe.seed).input_spec,
+        model=recipe.name,
+        provenance={"run": run.name, "recipe": record["digest"], **flat(record["provenance"])},
+    )
+    digest = hashlib.sha256(package).hexdigest()
+    key = run.portfolio_key(digest)
+    if not run.store.exists(key):
+        run.store.write(key, package)
+    Portfolio.open(run.store.read(key)).verify()
+    named = _named_portfolios(run)
+    if named["current"] != digest:
+        names = {"current": digest, "previous": named["current"]}
+        run.store.replace(run.portfolio_json, json.dumps(names, indent=2).encode())
+
+
+def _named_portfolios(run: Run) -> dict[str, str | None]:
+    """Digests of the current portfolio and the one before it, to roll back to."""
+    if not run.store.exists(run.portfolio_json):
+        return {"current": None, "previous": None}
+    names: dict[str, str | None] = json.loads(run.store.read(run.portfolio_json))
+    return names
+
+
+def _report(
+    run: Run,
+    recipe: Recipe,
+    variants: Sequence[Variant],
+    kept: Sequence[str],
+    discarded: Sequence[Discarded],
+) -> None:
+    from shifter.report.html import render
+
+    html = render(
+        run.name,
+        recipe.resolved(),
+        run.record["provenance"],
+        [(v.name, v.profile) for v in variants],
+        kept,
+        discarded,
+    )
+    run.store.replace(run.report_key, html.encode())
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A finished run as plain data: its portfolio and every variant, kept or discarded."""
+    recipe = run.recipe
+    profiles = _profiles(run, recipe)
+    kept, discarded = _select(profiles, recipe)
+    reasons = {d.name: {"beaten_by": d.beaten_by, "reason": d.reason} for d in discarded}
+    digest = _named_portfolios(run)["current"]
+    assert digest is not None, "a finished run has a portfolio"
+    return {
+        "run": run.name,
+        "store": run.store.uri,
+        "state": run.state,
+        "portfolio": run.portfolio_key(digest),
+        "report": run.report_key,
+        "variants": [
+            {"name": name, "kept": name in kept, "discarded": reasons.get(name), "profile": profile.to_json()}
+            for name, profile in profiles.items()
+        ],
+    }
+
+
+def _profiles(run: Run, recipe: Recipe) -> dict[str, Profile]:
+    from shifter.values import CompressionRatio, Profile
+
+    names = [str(CompressionRatio(ratio)) for ratio in recipe.ratio_of_round]
+    read = run.store.read
+    return {n: Profile.from_json(json.loads(read(run.variant_key(n, "profile.json")))) for n in names}
+
+
+def _table(told: Mapping[str, Any]) -> str:
+    from jobs.table import render, variants_table
+    from shifter.values import Discarded, Profile
+
+    profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
+    discarded = [Discarded(v["name"], **v["discarded"]) for v in told["variants"] if v["discarded"]]
+    lines = [render(variants_table(profiles, discarded))]
+    lines += [f"{what:<10}{told['store']}/{told[what]}" for what in ("portfolio", "report")]
+    return "\n".join(lines)
+
+
+def plan(recipe: Recipe, name: str | None) -> dict[str, Any]:
+    """What ``--dry-run`` tells: the run's name, the resolved recipe, and what it will take."""
+    cli.require("generate", "train,report", *NEEDED)
+    from jobs.estimate import estimate
+
+    return {"run": name or recipe.run_name(), "recipe": recipe.resolved(), "estimate": estimate(recipe)}
+
+
+def _plan_text(told: Mapping[str, Any]) -> str:
+    takes = told["estimate"]
+    images, storage = takes["images"], takes["storage_bytes"]
+    lines = [
+        yaml.safe_dump(told["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip(),
+        "",
+        f"run       {told['run']}",
+        f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
+        f"{images['test']:,} to test",
+        f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
+        f"workers   {takes['workers']}",
+        f"rounds    {len(takes['rounds'])}, {takes['steps']:,} optimiser steps in all",
+    ]
+    lines += [
+        f"  round {r['round']}: {r['ratio']:g}x, {r['nonzero_weights']:,} weights, {r['steps']:,} steps"
+        for r in takes["rounds"]
+    ]
+    parts = ", ".join(f"{part} {size / 1e6:,.1f} MB" for part, size in storage.items() if part != "total")
+    lines += [f"storage   at most {storage['total'] / 1e6:,.1f} MB ({parts})", "dry run: nothing was started"]
+    return "\n".join(lines)
+
+
+@cli.reports_errors
+def main(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="A YAML file, for example jobs/recipes/digits.yaml.", show_default=False
+        ),
+    ],
+    store: Annotated[str, typer.Option(help="The folder for the run's artifacts.", metavar="URI")] = "runs",
+    name: Annotated[
+        str | None,
+        typer.Option(help="The run's name; by default the recipe's name and hash.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change the recipe, as in training.epochs=2; the value is YAML. May be repeated.",
+            metavar="A.B=C",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved recipe and what it takes; start nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Train a network, prune and reduce it round by round, and pack the best variants.
+
+    Started again after an interruption, the same command goes on from the last finished round.
+    A finished run is left as it is.
+    """
+    with results_only_on_stdout() as show, Console.open() as console:
+        resolved = Recipe.load(recipe, overrides or [])
+        if dry_run:
+            told, text = plan(resolved, name), _plan_text
+        else:
+            told, text = generate(resolved, Store.open(store), name, console), _table
+    show(json.dumps(told, indent=2) if as_json else text(told))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""The Ray Serve applications of an edge node, and their HTTP protocol."""

@@ -1,0 +1,112 @@
+"""The HTTP side of an edge node: a FastAPI application around `serve_app.service.EdgeService`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
+
+from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, too_large
+from serve_app.service import EdgeService
+from shifter.errors import OverloadError, RequestError
+
+VARIANT_HEADER = "X-Shifter-Variant"
+
+
+def create_app(service: EdgeService) -> FastAPI:
+    """The application; ``service`` starts and stops with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service:
+            yield
+
+    app = FastAPI(
+        title="shifter", summary="Answers with whichever variant the load allows.", lifespan=lifespan
+    )
+
+    @app.exception_handler(RequestError)
+    async def wrong_request(_: Request, error: RequestError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, error.status)
+
+    @app.exception_handler(OverloadError)
+    async def overloaded(_: Request, error: OverloadError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(error.retry_after_s)})
+
+    @app.post("/predict", openapi_extra=_REQUEST, responses=_RESPONSES, response_model=None)
+    async def predict(request: Request) -> Response:
+        """Classifies the images in the body; the answer names the variant that computed it."""
+        body = await _read(request, service)
+        variant, content = await service.predict(body, request.headers.get("content-type", ""))
+        return Response(content, media_type=JSON_TYPE, headers={VARIANT_HEADER: variant})
+
+    @app.get("/status")
+    async def status() -> dict[str, Any]:
+        """The active variant and why, the load, the last switches, the portfolio."""
+        return service.status()
+
+    return app
+
+
+async def _read(request: Request, service: EdgeService) -> bytes:
+    """The whole body, given up as soon as it is known to be too large."""
+    limit = service.limits.body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large(service.limits)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large(service.limits)
+    except ClientDisconnect as error:
+        raise RequestError("the body ends before its declared length", status=400) from error
+    return bytes(body)
+
+
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
+_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "array", "items": {}},
+                            "description": "Per image a nested list of numbers in the data set's own "
+                            "range, of shape (channels, height, width); (height, width) where there is "
+                            "one channel.",
+                        }
+                    },
+                }
+            },
+            **dict.fromkeys(IMAGE_TYPES, _IMAGE),
+        },
+    }
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The variant, and per image its class and logits.",
+        "headers": {VARIANT_HEADER: {"schema": {"type": "string"}}},
+        "content": {JSON_TYPE: {"schema": {"type": "object"}}},
+    },
+    400: {"description": "The body cannot be read as what it claims to be."},
+    413: {"description": "The body, the image or their number is above a limit."},
+    415: {"description": "The Content-Type is none that this model reads."},
+    422: {"description": "The pixels are not what this model reads."},
+    503: {
+        "description": "Too many requests wait already.",
+        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
+    },
+}

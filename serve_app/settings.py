@@ -1,0 +1,55 @@
+"""What an operator sets of an edge application, validated before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serve_app.protocol import Limits
+
+
+class Settings(BaseModel):
+    """Arguments of ``serve_app.edge:build``.
+
+    Args:
+        portfolio: a package (``.zip``), or a run's folder, whose current package is taken. On the
+            node that serves; relative to the directory that the application is started from.
+        policy: ``slo``, the most accurate variant that carries the load within the objective, or
+            ``fixed``.
+        variant: for ``fixed``, the one to hold.
+        objective_ms: an answer should take no longer, from its arrival at the replica.
+        max_queue: requests in the replica at once, being answered or waiting. One more is refused.
+        threads: cores that one inference may use.
+        cpus: what the replica reserves of the node's logical CPUs in Ray.
+        decide_every_s: how often the policy looks at the load.
+        max_body_bytes, max_images, max_image_pixels: see `serve_app.protocol.Limits`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    portfolio: Path
+    policy: Literal["slo", "fixed"] = "slo"
+    variant: str | None = None
+    objective_ms: float = Field(default=100.0, gt=0, allow_inf_nan=False)
+    max_queue: int = Field(default=64, ge=1, le=10_000)
+    threads: int = Field(default=1, ge=1)
+    cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    decide_every_s: float = Field(default=0.1, gt=0, le=10)
+    max_body_bytes: int = Field(default=Limits.body_bytes, ge=1)
+    max_images: int = Field(default=Limits.images, ge=1)
+    max_image_pixels: int = Field(default=Limits.image_pixels, ge=1)
+
+    @model_validator(mode="after")
+    def _fixed_names_its_variant(self) -> Self:
+        if (self.policy == "fixed") != (self.variant is not None):
+            raise ValueError(
+                "policy 'fixed' needs a variant, and policy 'slo' takes none: "
+                f"policy={self.policy!r}, variant={self.variant!r}"
+            )
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_body_bytes, self.max_images, self.max_image_pixels)

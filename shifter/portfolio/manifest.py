@@ -1,0 +1,146 @@
+"""``manifest.json``: what a package says of itself, checked when read.
+
+Example (shortened)::
+
+    {"format": "shifter-portfolio", "version": 1, "model": "vgg", "provenance": {"recipe": "…"},
+     "input": {"channels": 1, …},
+     "variants": [
+       {"name": "64x", "profile": {…},
+        "graph": {"entry": "64x/graph.onnx", "sha256": "…", "deflated": 812, "inflated": 3120},
+        "tensors": [{"name": "stages.0.0.weight", "dtype": "float32", "shape": [8, 1, 3, 3],
+                     "coding": "sparse", "entry": "64x/tensors/0000.bin", "sha256": "…",
+                     "deflated": 61, "inflated": 57}, …]}, …]}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Final, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shifter.errors import PackageError
+from shifter.portfolio.coding import Coding, DType, check_length
+from shifter.values import InputSpec, Profile
+
+FORMAT: Final = "shifter-portfolio"
+VERSION: Final = 1
+
+_Size = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class EntryRecord(_Record):
+    """One entry: its name in the ZIP, the sha256 of its content, its bytes deflated and inflated."""
+
+    entry: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    deflated: _Size
+    inflated: _Size
+
+
+class TensorRecord(EntryRecord):
+    """One tensor; ``inflated`` is the length of its coding (`shifter.portfolio.coding`)."""
+
+    name: Annotated[str, Field(min_length=1)]
+    dtype: DType
+    shape: tuple[_Size, ...]
+    coding: Coding
+
+    @model_validator(mode="after")
+    def _multiplies_out(self) -> Self:
+        check_length(self.inflated, self.coding, self.dtype, self.shape)
+        return self
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensor itself."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class VariantRecord(_Record):
+    """One variant: its profile and its entries."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    profile: Profile
+    graph: EntryRecord
+    tensors: tuple[TensorRecord, ...]
+
+    @property
+    def entries(self) -> tuple[EntryRecord, ...]:
+        return (self.graph, *self.tensors)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all its tensors: the size by which variants are sorted."""
+        return sum(tensor.tensor_bytes for tensor in self.tensors)
+
+    @property
+    def deflated_bytes(self) -> int:
+        """Bytes of its deflated entries."""
+        return sum(entry.deflated for entry in self.entries)
+
+    @property
+    def inflated_bytes(self) -> int:
+        """Bytes of its graph and tensors in memory."""
+        return self.graph.inflated + self.tensor_bytes
+
+
+class Manifest(_Record):
+    """The whole of ``manifest.json``."""
+
+    format: Literal["shifter-portfolio"] = FORMAT
+    version: Literal[1] = VERSION
+    model: Annotated[str, Field(min_length=1)]
+    provenance: dict[str, str]
+    input: InputSpec
+    variants: Annotated[tuple[VariantRecord, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names):
+            raise PackageError(f"variants must have different names: {names}")
+        order = [(variant.tensor_bytes, variant.name) for variant in self.variants]
+        if order != sorted(order):
+            raise PackageError(f"variants must be sorted by size, smallest first: {names}")
+        for variant in self.variants:
+            tensors = [tensor.name for tensor in variant.tensors]
+            if len(set(tensors)) < len(tensors):
+                raise PackageError(f"variant {variant.name!r} has two tensors of one name")
+        return self
+
+    def to_json(self) -> bytes:
+        """Deterministic and readable: keys in the order of the fields, provenance sorted."""
+        data = self.model_dump(mode="json", warnings="error")
+        data["provenance"] = dict(sorted(self.provenance.items()))
+        return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: bytes | bytearray) -> Manifest:
+        """Reads and checks a manifest.
+
+        Raises:
+            PackageError: if it is no JSON, of another format or version, or wrong in any field.
+        """
+        try:
+            header = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            raise PackageError(f"manifest.json is no JSON: {problem}") from problem
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise PackageError(f"manifest.json does not describe a portfolio: its 'format' is not {FORMAT!r}")
+        if header.get("version") != VERSION:
+            raise PackageError(
+                f"the package has format version {header.get('version')!r}; this release reads {VERSION}"
+            )
+        try:
+            return cls.model_validate_json(bytes(text))
+        except ValidationError as problem:
+            first = problem.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "manifest"
+            raise PackageError(f"manifest.json, {place}: {first['msg']}") from problem

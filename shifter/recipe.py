@@ -1,0 +1,292 @@
+"""What a user writes: one YAML file that says which network to train, on what, and how to reduce it.
+
+Validated once, frozen after, and echoed resolved (every default filled in) beside the results. The
+hash of the resolved form names the run, so two recipes that mean the same are the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from shifter.configuration import apply_override, explain, read_mapping
+from shifter.errors import RecipeError
+from shifter.values import Step
+
+__all__ = [
+    "DataSpec",
+    "ProfileSpec",
+    "Pruning",
+    "Recipe",
+    "Reduction",
+    "ResNetModel",
+    "Selection",
+    "Training",
+    "VggModel",
+    "differences",
+]
+
+# Strict: `true` is no number, and a number in quotes is text.
+Int = Annotated[int, Field(strict=True)]
+Float = Annotated[float, Field(strict=True)]
+Count = Annotated[Int, Field(ge=1)]
+Fraction = Annotated[Float, Field(gt=0, lt=1)]
+Ratio = Annotated[Float, Field(gt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class VggModel(_Part):
+    """VGG for small images: 3x3 convolutions with batch norm and ReLU, one linear layer.
+
+    ``stages``: widths of the convolutions of each stage; a 2x2 max pooling stands between stages.
+    """
+
+    name: Literal["vgg"]
+    stages: Annotated[tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...], Field(min_length=1)]
+
+    def smallest_image(self) -> int:
+        """Every pooling halves the image, which must keep a pixel."""
+        return int(2 ** (len(self.stages) - 1))
+
+
+class ResNetModel(_Part):
+    """CIFAR ResNet: a 3x3 stem, then per width a stage of ``blocks`` basic blocks.
+
+    Stages after the first begin with stride 2; a shortcut is a projection (1x1 convolution and batch
+    norm) where the shape changes, the identity elsewhere.
+    """
+
+    name: Literal["resnet"]
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
+    blocks: Count
+
+    def smallest_image(self) -> int:
+        """A stride of 2 rounds up: one pixel stays one pixel."""
+        return 1
+
+
+class DataSpec(_Part):
+    """Which images, and how they are split.
+
+    ``size``: images are resized to size x size. ``validation``, ``test``: fractions of all images,
+    stratified by class; what is left trains.
+    """
+
+    name: Literal["digits"]
+    size: Annotated[Int, Field(ge=1, le=1024)] = 8
+    validation: Fraction = 0.15
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_images_to_train_on(self) -> DataSpec:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation:g} and test {self.test:g} leave nothing to train on: "
+                "together they should be below 1"
+            )
+        return self
+
+
+class Training(_Part):
+    """How every round trains: SGD with momentum, a step-wise falling learning rate.
+
+    Args:
+        epochs: per round, the dense round 0 included.
+        batch_size: images per optimiser step, over all workers together.
+        milestones: steps (``8ep``, ``2000it``) at which the learning rate is multiplied by ``gamma``.
+        warmup: the step up to which it rises linearly from zero; ``0it`` for none.
+    """
+
+    epochs: Count
+    batch_size: Count
+    learning_rate: Annotated[Float, Field(gt=0)]
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[Float, Field(ge=0)] = 0.0
+    milestones: tuple[str, ...] = ()
+    gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
+    warmup: str = "0it"
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones_are_steps(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            Step.parse(text, 1)
+        for earlier, later in pairwise(texts):
+            if _unit(earlier) == _unit(later) and Step.parse(earlier, 1) >= Step.parse(later, 1):
+                raise ValueError(f"{later} does not come after {earlier}: milestones should rise")
+        return texts
+
+    @field_validator("warmup")
+    @classmethod
+    def _warmup_is_a_step(cls, text: str) -> str:
+        Step.parse(text, 1)
+        return text
+
+
+class Pruning(_Part):
+    """Iterative magnitude pruning: one round per ratio, after the dense round 0.
+
+    Args:
+        ratios: compression ratios C, rising, each above 1: of every C prunable weights C - 1 are zero.
+        rewind_to: the step of round 0 whose weights every later round starts from; ``0it`` is the
+            initialisation.
+        exclude: names of tensors that are never pruned, e.g. ``classifier.weight``.
+    """
+
+    ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    rewind_to: str = "0it"
+    exclude: tuple[str, ...] = ()
+
+    @field_validator("ratios")
+    @classmethod
+    def _ratios_rise(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+        for lower, higher in pairwise(ratios):
+            if lower >= higher:
+                raise ValueError(
+                    f"{higher:g} does not come after {lower:g}: every ratio should exceed the last"
+                )
+        return ratios
+
+    @field_validator("rewind_to")
+    @classmethod
+    def _rewind_is_a_step(cls, text: str) -> str:
+        Step.parse(text, 1)
+        return text
+
+
+class Reduction(_Part):
+    """Exact reduction. ``round_to``: widths are rounded up to a multiple of this; 1 leaves them odd."""
+
+    round_to: Annotated[Int, Field(ge=1, le=64)] = 8
+
+
+class ProfileSpec(_Part):
+    """Profiling. ``batch_images``: images of one batched call. ``samples``: calls timed per variant."""
+
+    batch_images: Count = 8
+    samples: Annotated[Int, Field(ge=10)] = 200
+
+
+class Selection(_Part):
+    """Near-twins: of two variants this close in accuracy and in size (fractions), one is enough."""
+
+    accuracy_tolerance: Annotated[Float, Field(ge=0, lt=1)] = 0.002
+    size_tolerance: Annotated[Float, Field(ge=0, lt=1)] = 0.05
+
+
+class Recipe(_Part):
+    """Everything that decides what a run computes."""
+
+    name: Name
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
+    workers: Count = 1
+    model: Annotated[VggModel | ResNetModel, Field(discriminator="name")]
+    data: DataSpec
+    training: Training
+    pruning: Pruning
+    reduction: Reduction = Reduction()
+    profile: ProfileSpec = ProfileSpec()
+    selection: Selection = Selection()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Recipe:
+        problems = []
+        training = self.training
+        if training.batch_size < self.workers:
+            problems.append(
+                f"training.batch_size: {training.batch_size} images do not reach {self.workers} workers: "
+                "it should be at least as large as workers"
+            )
+        steps = [(f"training.milestones.{i}", text) for i, text in enumerate(training.milestones)]
+        steps += [("training.warmup", training.warmup), ("pruning.rewind_to", self.pruning.rewind_to)]
+        problems += [
+            f"{path}: {text} is not before the end of a round, {training.epochs}ep"
+            for path, text in steps
+            # Iterations are checked when the data, and so the length of an epoch, is known.
+            if _unit(text) == "ep" and Step.parse(text, 1) >= Step(training.epochs)
+        ]
+        if self.data.size < self.model.smallest_image():
+            problems.append(
+                f"data.size: images of {self.data.size}x{self.data.size} vanish in the poolings of this "
+                f"network: it should be at least {self.model.smallest_image()}"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Reads a YAML file, then applies ``a.b=c`` overrides (c is YAML too).
+
+        Raises:
+            RecipeError: all that is wrong, one line each, with the dotted path, the value and what
+                would be right.
+        """
+        data = read_mapping(Path(path), cls.model_fields)
+        for override in overrides:
+            apply_override(data, override)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = explain(error, cls)
+            raise RecipeError("\n  ".join([f"recipe {path}:", *lines])) from None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of training: the dense one and one per ratio."""
+        return 1 + len(self.pruning.ratios)
+
+    @property
+    def ratio_of_round(self) -> tuple[float, ...]:
+        """Compression ratio of every round, beginning with 1 for the dense one."""
+        return (1.0, *self.pruning.ratios)
+
+    def resolved(self) -> dict[str, Any]:
+        """As plain JSON types, every default filled in."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """sha256 of the resolved recipe as canonical JSON."""
+        canonical = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def run_name(self) -> str:
+        """The run's name unless the user gives one."""
+        return f"{self.name}-{self.digest()[:8]}"
+
+    def difference(self, other: Recipe) -> list[str]:
+        """What changes from this recipe to ``other``, one line ``path: old → new`` each."""
+        return [f"{p}: {a} → {b}" for p, a, b in differences(self.resolved(), other.resolved())]
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """(dotted path, old value, new value) wherever two resolved recipes differ.
+
+    Works on plain data, so that a run recorded by another version can be compared as well.
+    """
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key, "nothing"), new.get(key, "nothing")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f"{path}{key}.")
+        elif a != b:
+            yield f"{path}{key}", _show(a), _show(b)
+
+
+def _unit(step: str) -> str:
+    return step.strip()[-2:]
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,242 @@
+"""A run: the names and places of its artifacts, its state, and where it came from.
+
+The only module that knows a file's name. Layout: ``docs/design.md``, or :class:`Run`'s properties.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from shifter.errors import RunError
+from shifter.recipe import Recipe, differences
+from shifter.store import Store
+
+State = Literal["training", "reducing", "packing", "finished", "failed"]
+
+_FORMAT = 1
+_VERSIONED = ("shifter", "numpy", "onnx", "onnxruntime", "pyarrow", "ray", "torch")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe being carried out in a store. Made by :meth:`begin` or :meth:`attach`.
+
+    Holds no state of its own beyond its address: what is finished is what the store holds.
+    """
+
+    store: Store
+    name: str
+
+    @classmethod
+    def begin(cls, store: Store, recipe: Recipe, name: str | None = None) -> Run:
+        """Starts the run of ``recipe``, or goes on with it if the store has it already.
+
+        Args:
+            name: instead of the recipe's own (its name and hash).
+
+        Raises:
+            RunError: if ``name`` cannot name a run, belongs to another recipe (every difference is
+                shown), or to a folder that is no run.
+        """
+        run = cls(store, recipe.run_name() if name is None else name)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run.name):
+            raise RunError(f"{run.name!r} cannot name a run: letters, digits, '.', '_' and '-' only")
+        if store.exists(run.record_key):
+            run._check_recipe(recipe)
+            store.sweep(run.name)
+            if run.state != "finished":
+                run._write(resumed=[*run.record["resumed"], _now()])
+            return run
+        if store.list(f"{run.name}/"):
+            raise RunError(
+                f"{run.name} in the store {store.uri} is a folder with files but no run.json: "
+                "give another --name or --store"
+            )
+        run._write(
+            format=_FORMAT,
+            recipe=recipe.resolved(),
+            digest=recipe.digest(),
+            provenance=provenance(recipe.seed),
+            started=_now(),
+            resumed=[],
+            ended=None,
+            state="training",
+            failure=None,
+        )
+        return run
+
+    @classmethod
+    def attach(cls, uri: str, name: str) -> Run:
+        """A run that exists, from inside any process that reaches the store.
+
+        Raises:
+            RunError: if the store has no such run, or one written by another version.
+        """
+        run = cls(Store.open(uri), name)
+        if not run.store.exists(run.record_key):
+            raise RunError(f"there is no run {name!r} in the store {uri}")
+        run._check_format()
+        return run
+
+    # Keys. Nothing else in the project spells one out.
+
+    @property
+    def record_key(self) -> str:
+        return f"{self.name}/run.json"
+
+    @property
+    def architecture_key(self) -> str:
+        return f"{self.name}/architecture.onnx"
+
+    def checkpoint_key(self, round: int) -> str:
+        """The sparse checkpoint of a round, counted from the dense round 0."""
+        return f"{self.name}/rounds/round-{round:02d}.arrow"
+
+    def resume_key(self, name: str) -> str:
+        """State that only an unfinished run needs."""
+        return f"{self.name}/resume/{name}"
+
+    def variant_key(self, variant: str, file: str) -> str:
+        return f"{self.name}/variants/{variant}/{file}"
+
+    def portfolio_key(self, digest: str) -> str:
+        return f"{self.name}/portfolio/{digest}.zip"
+
+    @property
+    def portfolio_json(self) -> str:
+        """Names the current portfolio and the previous one."""
+        return f"{self.name}/portfolio.json"
+
+    @property
+    def report_key(self) -> str:
+        return f"{self.name}/report.html"
+
+    # State.
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json: recipe, digest, provenance, times, state."""
+        record: dict[str, Any] = json.loads(self.store.read(self.record_key))
+        return record
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that this run carries out."""
+        return Recipe.model_validate(self.record["recipe"])
+
+    @property
+    def state(self) -> State:
+        state = self.record["state"]
+        assert state in get_args(State), state
+        return state  # type: ignore[no-any-return]
+
+    def advance(self, state: State, failure: str | None = None) -> None:
+        """Records that the run has come to ``state``; ``failure`` says why, when it failed."""
+        assert state in get_args(State), state
+        assert self.state != "finished", "a finished run stays finished"
+        assert (state == "failed") == (failure is not None), "a failure, and only that, has a reason"
+        ended = _now() if state in ("finished", "failed") else None
+        self._write(state=state, failure=failure, ended=ended)
+
+    def finished_rounds(self) -> int:
+        """How many rounds are done: 0, 1, … up to the first whose checkpoint is not there."""
+        done = 0
+        while self.store.exists(self.checkpoint_key(done)):
+            done += 1
+        return done
+
+    def _write(self, **changes: Any) -> None:
+        old = self.record if self.store.exists(self.record_key) else {}
+        data = json.dumps({**old, **changes}, indent=2, ensure_ascii=False)
+        self.store.replace(self.record_key, data.encode())
+
+    def _check_format(self) -> None:
+        found = self.record.get("format")
+        if found != _FORMAT:
+            raise RunError(
+                f"the run {self.name} was written by another version (format {found}, not {_FORMAT}): "
+                "give another --name"
+            )
+
+    def _check_recipe(self, recipe: Recipe) -> None:
+        self._check_format()
+        found = list(differences(self.record["recipe"], recipe.resolved()))
+        if found:
+            lines = [f"{path}: the run has {old}, the recipe says {new}" for path, old, new in found]
+            raise RunError(
+                "\n  ".join(
+                    [
+                        f"the run {self.name} in the store {self.store.uri} has another recipe "
+                        "(give another --name, or none):",
+                        *lines,
+                    ]
+                )
+            )
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """Where results come from: code, versions, machine. What cannot be known is None."""
+    return {
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "seed": seed,
+        "device": _device(),
+    }
+
+
+def flat(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The same as text, one level deep (``version.torch``), for a package's manifest."""
+    texts = {k: str(v) for k, v in provenance.items() if k != "versions" and v is not None}
+    return texts | {f"version.{k}": str(v) for k, v in provenance["versions"].items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # an extra that is not installed made nothing of this run
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, ``-dirty`` if changed; None outside a checkout of it."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=False
+        )
+
+    try:
+        # An installed copy inside someone else's repository must not claim that one's commit.
+        if git("ls-files", "--error-unmatch", here.name).returncode != 0:
+            return None
+        described = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except FileNotFoundError:
+        return None  # no git here
+    return described.stdout.strip() or None
+
+
+def _device() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        model = found[1] if found else model
+    return f"{model}, {os.cpu_count()} cores"

@@ -1,0 +1,136 @@
+"""What a serving process sees of its load, and the estimate of it that policies decide on."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+_SHORTEST = 1.0
+_LONGEST = 30.0
+_CALM = 5.0
+_FEW_REQUESTS = 30
+# The relative error of a rate from N arrivals is 1/sqrt(N): 10 % here, as is the weight of a burst of ten.
+_ENOUGH_REQUESTS = 100
+
+
+@dataclass(frozen=True)
+class Service:
+    """One request that was answered.
+
+    Args:
+        variant: the variant that answered it.
+        images: how many it carried.
+        seconds: time of the engine's call. overhead: time that the server spent on the request
+            besides (decoding, encoding), whichever the variant. Waiting counts in neither.
+    """
+
+    variant: str
+    images: int
+    seconds: float
+    overhead: float = 0.0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What happened since the observation before.
+
+    Args:
+        time: seconds on any clock that does not run backwards.
+        requests: how many arrived. images: how many they carried together.
+        queue: images waiting or being computed now.
+        services: the requests answered.
+    """
+
+    time: float
+    requests: int = 0
+    images: int = 0
+    queue: int = 0
+    services: tuple[Service, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.requests <= self.images, self
+        assert self.queue >= 0, self
+
+
+class Load:
+    """Rate, request size and standing queue, over a sliding window.
+
+    The window is the shortest stretch of past time that holds `_ENOUGH_REQUESTS` requests, but no
+    shorter than `_SHORTEST` and no longer than `_LONGEST` seconds. So a high rate is known within
+    a second; a low one is averaged over enough time that ten requests at once do not look like a
+    flood; and when traffic stops the window grows, so that the rate falls, to zero in the end.
+
+    The standing queue is the least length seen within `_SHORTEST` seconds: a burst that drains by
+    itself leaves none (the idea of CoDel, Nichols and Jacobson 2012).
+
+    The peak is the highest rate of the last `_CALM` seconds. Random arrivals make any rate dip now
+    and then; load that has truly fallen is one whose peak has fallen. The surge is the rate of the
+    last `_FEW_REQUESTS` requests, if that is higher: how high a rate is going that has just risen.
+    """
+
+    def __init__(self) -> None:
+        self._arrivals: deque[tuple[float, float, int, int]] = deque()  # from, to, requests, images
+        self._queues: deque[tuple[float, int]] = deque()
+        self._rates: deque[tuple[float, float]] = deque()  # falling, so that the first is the peak
+        self._start: float | None = None
+        self._time = 0.0
+        self.rate = 0.0
+        """Images per second."""
+        self.peak = 0.0
+        """Images per second, at most, of late."""
+        self.surge = 0.0
+        """Images per second, at the latest."""
+        self.request_images = 1.0
+        """Mean images of a request; of the last requests seen, when there are none in the window."""
+        self.queue = 0
+        """Standing queue, in images."""
+
+    def add(self, seen: Observation) -> None:
+        if self._start is None:
+            self._start = self._time = seen.time
+        assert seen.time >= self._time, f"time runs backwards: {seen.time} after {self._time}"
+        if seen.requests:
+            self._arrivals.append((self._time, seen.time, seen.requests, seen.images))
+        self._time = seen.time
+        while self._arrivals and self._arrivals[0][1] <= seen.time - _LONGEST:
+            self._arrivals.popleft()
+
+        requests, images, seconds = self._window(_ENOUGH_REQUESTS, _SHORTEST)
+        self.rate = images / max(seconds, _SHORTEST)
+        if requests:
+            self.request_images = images / requests
+        requests, images, seconds = self._window(_FEW_REQUESTS, 0.0)
+        risen = requests >= _FEW_REQUESTS and seconds > 0
+        self.surge = max(self.rate, images / seconds) if risen else self.rate
+
+        while self._rates and self._rates[-1][1] <= self.rate:
+            self._rates.pop()
+        self._rates.append((seen.time, self.rate))
+        while self._rates[0][0] < seen.time - _CALM:
+            self._rates.popleft()
+        self.peak = self._rates[0][1]
+
+        self._queues.append((seen.time, seen.queue))
+        while self._queues[0][0] < seen.time - _SHORTEST:
+            self._queues.popleft()
+        self.queue = min(queue for _, queue in self._queues)
+
+    def _window(self, enough: int, shortest: float) -> tuple[int, int, float]:
+        """(requests, images, seconds) of the shortest stretch up to now with ``enough`` requests.
+
+        No shorter than ``shortest``, nor longer than `_LONGEST` but for one observation after a
+        long gap, which cannot be cut.
+        """
+        assert self._start is not None
+        requests = images = 0
+        begin = max(self._start, self._time - _LONGEST)
+        for since, until, some_requests, some_images in reversed(self._arrivals):
+            if requests >= enough and until <= self._time - shortest:
+                begin = until
+                break
+            requests, images = requests + some_requests, images + some_images
+            begin = min(begin, since)
+            if requests >= enough and since <= self._time - shortest:
+                begin = since
+                break
+        return requests, images, self._time - begin

@@ -1,0 +1,118 @@
+"""Iterative magnitude pruning (IMP) with weight rewinding: phase 1, DNNShifter §III-C.
+
+After Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis* (2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from shifter.data import Dataset
+from shifter.models import build, export_architecture, initialise, prunable_names
+from shifter.recipe import Recipe
+from shifter.training import world
+from shifter.training.archive import Archive
+from shifter.training.loop import Epoch, Round, state_of, train_round
+from shifter.training.ranking import dense_mask, rank_by_magnitude, without_excluded
+from shifter.training.schedule import Schedule
+from shifter.values import CompressionRatio, Step
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""Receives small dictionaries that say how training goes on, for display."""
+
+
+def iterative_magnitude_pruning(
+    recipe: Recipe, dataset: Dataset, archive: Archive, on_event: OnEvent
+) -> None:
+    """Trains the dense network and one sparse network per compression ratio, rounds 0, 1, 2, …
+
+    Called on every worker alike, or in one process without any. Rounds that ``archive`` already has
+    are not trained again; what follows is then bit for bit what it would have been, since a round
+    depends on the previous one's weights, the rewind point, the seed and its number only.
+
+    Args:
+        on_event: receives, on worker 0, ``{"event": "epoch", …}`` at the end of each epoch and
+            ``{"event": "round", …}`` when a round's checkpoint is written.
+
+    Raises:
+        RecipeError: if the recipe does not fit the data or the network.
+        TrainingError: if training diverges.
+    """
+    network = _network(recipe, dataset)
+    schedule = Schedule.of(recipe, len(dataset.train))
+    prunable = without_excluded(prunable_names(network), recipe.pruning.exclude)
+    if archive.finished == 0 and world.rank() == 0:
+        archive.write_architecture(export_architecture(network, dataset.input_spec))
+
+    for index in range(archive.finished, recipe.rounds):
+        ratio = CompressionRatio(recipe.ratio_of_round[index])
+        if index == 0:
+            start = state_of(network)
+            round = Round(index, ratio, dense_mask(start, prunable), start, Step(0))
+        else:
+            mask = rank_by_magnitude(*archive.round(index - 1), ratio)
+            round = Round(index, ratio, mask, archive.rewind_point(), schedule.rewind)
+        trained = train_round(
+            _network(recipe, dataset),
+            dataset,
+            round,
+            recipe.training,
+            schedule,
+            recipe.seed,
+            on_epoch=_reporter(recipe, round, on_event),
+            on_rewind_point=archive.keep_rewind_point if index == 0 else None,
+        )
+        archive.keep_round(round, trained, schedule.end)
+        if world.rank() == 0:
+            on_event(
+                {
+                    "event": "round",
+                    "round": index,
+                    "rounds": recipe.rounds,
+                    "ratio": ratio.value,
+                    "nonzero_weights": round.mask.kept,
+                    "validation_accuracy": trained.validation_accuracy,
+                    "test_accuracy": trained.test_accuracy,
+                }
+            )
+
+
+def check(recipe: Recipe, dataset: Dataset) -> Schedule:
+    """The schedule of each round, if ``recipe`` fits its data and network; cheap, trains nothing.
+
+    Raises:
+        RecipeError: as :func:`iterative_magnitude_pruning` would.
+    """
+    without_excluded(prunable_names(_network(recipe, dataset)), recipe.pruning.exclude)
+    return Schedule.of(recipe, len(dataset.train))
+
+
+def _network(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """The network at its first weights, which only the seed decides."""
+    spec = dataset.input_spec
+    network = build(recipe.model, classes=len(spec.classes), channels=spec.channels)
+    initialise(network, recipe.seed)
+    return network
+
+
+def _reporter(recipe: Recipe, round: Round, on_event: OnEvent) -> Callable[[Epoch], None]:
+    def report(epoch: Epoch) -> None:
+        if world.rank() == 0:
+            on_event(
+                {
+                    "event": "epoch",
+                    "round": round.index,
+                    "rounds": recipe.rounds,
+                    "ratio": round.ratio.value,
+                    "epoch": epoch.number,
+                    "epochs": recipe.training.epochs,
+                    "loss": epoch.loss,
+                    "validation_accuracy": epoch.validation_accuracy,
+                    "seconds": epoch.seconds,
+                }
+            )
+
+    return report

@@ -1,0 +1,63 @@
+"""Which weights stay: global magnitude, the ranking of iterative magnitude pruning."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from shifter.errors import RecipeError
+from shifter.values import CompressionRatio, Mask, Tensors
+
+
+def rank_by_magnitude(tensors: Tensors, mask: Mask, ratio: CompressionRatio) -> Mask:
+    """The mask that keeps the largest weights of the whole network, and only weights kept so far.
+
+    All tensors of ``mask`` are ranked together. Exactly ``ratio.kept(mask.total)`` weights stay.
+    Equal magnitudes are told apart by position: the earlier tensor in name order, then the earlier
+    weight in C order, stays.
+
+    Args:
+        tensors: the trained weights; at least those that ``mask`` speaks of, each of its shape.
+
+    Raises:
+        ValueError: if ``mask`` keeps fewer weights than ``ratio`` would, or a weight is not a number.
+    """
+    keep = ratio.kept(mask.total)
+    if keep > mask.kept:
+        raise ValueError(
+            f"{ratio} keeps {keep} of {mask.total} weights, but only {mask.kept} are left: "
+            "compression ratios have to rise"
+        )
+    # -1: below every magnitude, so that a pruned weight never ranks before a kept one, even a zero.
+    scores = np.concatenate([np.where(mask[n], np.abs(tensors[n]), -1.0).ravel() for n in mask])
+    if np.isnan(scores).any():
+        raise ValueError("weights that are not numbers cannot be ranked")
+    kept = np.zeros(scores.size, np.bool_)
+    kept[np.argsort(-scores, kind="stable")[:keep]] = True
+    ends = np.cumsum([mask[n].size for n in mask])
+    parts = np.split(kept, ends[:-1])
+    return Mask({n: part.reshape(mask[n].shape) for n, part in zip(mask, parts, strict=True)})
+
+
+def dense_mask(tensors: Tensors, names: Iterable[str]) -> Mask:
+    """The mask that keeps every weight of the tensors ``names``."""
+    return Mask({name: np.ones(tensors[name].shape, np.bool_) for name in names})
+
+
+def without_excluded(prunable: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """``prunable`` less the tensors that a recipe excludes.
+
+    Raises:
+        RecipeError: if a name in ``exclude`` is no prunable tensor, or nothing is left to prune.
+    """
+    for name in exclude:
+        if name not in prunable:
+            near = difflib.get_close_matches(name, prunable, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(prunable)}"
+            raise RecipeError(f"pruning.exclude: the network has no prunable tensor {name!r}; {hint}")
+    rest = tuple(name for name in prunable if name not in exclude)
+    if not rest:
+        raise RecipeError("pruning.exclude: every prunable tensor is excluded; leave at least one")
+    return rest

@@ -1,0 +1,68 @@
+"""A round's steps, in iterations, and its learning rate: a recipe's text made concrete for its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shifter.errors import RecipeError
+from shifter.recipe import Recipe
+from shifter.values import Step
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Of one round, which every round repeats.
+
+    Args:
+        iterations_per_epoch: full batches in the training part; what is left over of an epoch's
+            permutation waits for another one.
+        end: where a round ends.
+        rewind: the step of round 0 whose weights later rounds start from, and where they start.
+    """
+
+    iterations_per_epoch: int
+    end: Step
+    rewind: Step
+    learning_rate: float
+    milestones: tuple[Step, ...]
+    gamma: float
+    warmup: Step
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: int) -> Schedule:
+        """The schedule of ``recipe`` for ``images`` training images.
+
+        Raises:
+            RecipeError: if there is no full batch, or a step lies at or beyond the end of a round.
+        """
+        training = recipe.training
+        iterations = images // training.batch_size
+        if iterations == 0:
+            raise RecipeError(
+                f"training.batch_size: {training.batch_size} is more than the {images} training images; "
+                f"{images} or less fits"
+            )
+        end = Step(training.epochs * iterations)
+        steps = {f"training.milestones.{i}": text for i, text in enumerate(training.milestones)}
+        steps |= {"training.warmup": training.warmup, "pruning.rewind_to": recipe.pruning.rewind_to}
+        for path, text in steps.items():
+            if Step.parse(text, iterations) >= end:
+                raise RecipeError(
+                    f"{path}: {text} is not before the end of a round, "
+                    f"{training.epochs}ep or {end.iteration}it"
+                )
+        return cls(
+            iterations_per_epoch=iterations,
+            end=end,
+            rewind=Step.parse(recipe.pruning.rewind_to, iterations),
+            learning_rate=training.learning_rate,
+            milestones=tuple(Step.parse(text, iterations) for text in training.milestones),
+            gamma=training.gamma,
+            warmup=Step.parse(training.warmup, iterations),
+        )
+
+    def learning_rate_at(self, step: Step) -> float:
+        """For the iteration that follows ``step``: linear warm-up times one gamma a milestone passed."""
+        passed = sum(milestone <= step for milestone in self.milestones)
+        rising = min(1.0, (step.iteration + 1) / self.warmup.iteration) if self.warmup.iteration else 1.0
+        return self.learning_rate * rising * self.gamma**passed

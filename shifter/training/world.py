@@ -1,0 +1,58 @@
+"""The workers that train together: torch.distributed where it is initialised, else this process alone."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from shifter.errors import TrainingError
+
+
+def size() -> int:
+    """How many workers there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this process is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share(indices: Tensor) -> Tensor:
+    """This worker's part: the workers' parts are disjoint, together all, and as equal as can be."""
+    return indices.tensor_split(size())[rank()]
+
+
+def total(*numbers: float) -> list[float]:
+    """Each number summed over all workers; the same on each of them."""
+    summed = torch.tensor(numbers, dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(summed)
+    return [float(number) for number in summed]
+
+
+def average_statistics(network: nn.Module) -> None:
+    """Makes batch norm's running statistics, which each worker has of its own part, their mean."""
+    if size() == 1:
+        return
+    with torch.no_grad():
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= size()
+
+
+def require_same(digest: str, what: str) -> None:
+    """Stops if a worker holds another ``what`` than the rest: its results would be worth nothing.
+
+    Raises:
+        TrainingError: naming the digests.
+    """
+    if size() == 1:
+        return
+    digests: list[str | None] = [None] * size()
+    dist.all_gather_object(digests, digest)
+    if len(set(digests)) > 1:
+        held = ", ".join(f"worker {worker}: {found}" for worker, found in enumerate(digests))
+        raise TrainingError(f"the workers hold different {what} ({held}): start the run again")

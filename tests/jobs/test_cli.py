@@ -1,0 +1,65 @@
+"""What every command line does alike."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from jobs import cli
+from shifter.errors import ShifterError, StoreError
+
+
+def status(error: BaseException) -> int:
+    @cli.reports_errors
+    def command() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    return caught.value.exit_code
+
+
+def test_what_a_user_can_mend_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(StoreError("the disk is full")) == 1
+    assert capsys.readouterr().err == "error: the disk is full\n"
+
+
+def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(KeyboardInterrupt()) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    @cli.reports_errors
+    def command() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command()
+
+
+def test_what_is_not_installed_is_named_with_the_extra_that_brings_it() -> None:
+    with pytest.raises(ShifterError, match=r"needs no_such_module, .*pip install 'shifter\[train\]'"):
+        cli.require("generate", "train", "json", "no_such_module")
+    cli.require("generate", "train", "json")
+
+
+@pytest.mark.parametrize("module", ["jobs", "jobs.generate", "jobs.inspect"])
+def test_help_needs_nothing_heavy_and_reads_well(module: str) -> None:
+    script = (
+        "import runpy, sys\n"
+        "sys.argv = ['shifter', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "heavy = {'torch', 'ray', 'onnx', 'pyarrow', 'sklearn', 'plotly'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "Usage: " in ended.stdout

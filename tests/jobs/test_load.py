@@ -1,0 +1,191 @@
+"""The load generator: its schedule, its open loop against a real server, and its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.load import Segment, arrivals, drive, encode, image_indices, parse_schedule
+from jobs.records import Record, accuracy, attainment, load, save, summarise, timeline
+from shifter.errors import RecipeError
+
+segments = st.lists(
+    st.builds(Segment, seconds=st.floats(0.1, 20), rate=st.floats(0, 50, allow_subnormal=False)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(segments, st.integers(0, 100), st.sampled_from(["poisson", "even"]))
+def test_arrivals_ascend_within_the_schedule_and_repeat(schedule, seed, spacing) -> None:
+    due = arrivals(schedule, seed, spacing)
+    assert np.all(np.diff(due) >= 0)
+    assert np.all((due >= 0) & (due <= sum(s.seconds for s in schedule) + 1e-9))
+    assert np.array_equal(due, arrivals(schedule, seed, spacing))
+
+
+@given(segments)
+def test_even_arrivals_follow_the_rate_of_every_segment(schedule) -> None:
+    due = arrivals(schedule, 0, "even")
+    start = 0.0
+    for segment in schedule:
+        inside = np.count_nonzero((due >= start) & (due < start + segment.seconds))
+        assert abs(inside - segment.seconds * segment.rate) <= 1 + 1e-6
+        start += segment.seconds
+
+
+def test_random_arrivals_have_the_schedules_rate_and_a_poisson_spread() -> None:
+    schedule = [Segment(2.0, 100.0), Segment(1.0, 0.0), Segment(2.0, 20.0)]
+    counts = np.array(
+        [np.histogram(arrivals(schedule, seed), [0, 2, 3, 5])[0] for seed in range(200)], np.float64
+    )
+    expected = np.array([200.0, 0.0, 40.0])
+    # The mean of 200 runs lies within 5 standard errors, the variance of a count near its mean.
+    assert np.all(np.abs(counts.mean(axis=0) - expected) <= 5 * np.sqrt(expected / 200))
+    assert np.all(counts[:, 1] == 0)
+    assert 0.6 < counts[:, 0].var() / 200 < 1.5
+
+
+@pytest.mark.parametrize("text", ["", "5", "5:x", "5:1:2", "0:10", "5:-1", "nan:3"])
+def test_a_wrong_schedule_is_refused_with_its_text_or_value(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"schedule|segment"):
+        parse_schedule(text)
+
+
+def test_a_schedule_reads_as_written() -> None:
+    assert parse_schedule("5:20,2.5:60") == [Segment(5, 20), Segment(2.5, 60)]
+
+
+def test_bodies_carry_the_pixels_exactly() -> None:
+    whole = np.arange(32).reshape(2, 1, 4, 4)
+    broken = whole / 7
+    for images in (whole, whole.astype(np.float32), broken):
+        assert np.array_equal(json.loads(encode(images))["images"], images)
+    assert b"." not in encode(whole.astype(np.float32))
+
+
+def test_every_image_has_its_turn() -> None:
+    asked = image_indices(requests=5, per_request=3, images=7)
+    assert [index for indices in asked for index in indices] == [i % 7 for i in range(15)]
+
+
+def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None:
+    """The first request is held until the last one has arrived: an open loop gets there, and the
+    time that the first one waited is in its record."""
+    requests = 20
+    arrived: list[int] = []
+
+    async def scenario() -> list[Record]:
+        last = asyncio.Event()
+
+        async def predict(request: web.Request) -> web.Response:
+            index = (await request.json())["images"][0]
+            arrived.append(index)
+            if len(arrived) == requests:
+                last.set()
+            if index == 0:
+                await last.wait()
+            if index == 3:
+                return web.Response(status=503)
+            if index == 4:
+                assert request.transport is not None
+                request.transport.abort()
+            answer = {"predictions": [{"logits": [float(index), 1.0]}]}
+            return web.json_response(answer, headers={"X-Shifter-Variant": "2x"})
+
+        app = web.Application()
+        app.router.add_post("/predict", predict)
+        runner = web.AppRunner(app, shutdown_timeout=0.0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        due = [0.01 * i for i in range(requests)]
+        try:
+            return await drive(
+                f"http://127.0.0.1:{port}/predict",
+                due,
+                [(i,) for i in range(requests)],
+                [json.dumps({"images": [i]}).encode() for i in range(requests)],
+                timeout_s=20,
+            )
+        finally:
+            await runner.cleanup()
+
+    records = asyncio.run(scenario())
+    assert sorted(arrived) == list(range(requests))
+    assert [r.scheduled for r in records] == [0.01 * i for i in range(requests)]
+    assert [r.status for r in records] == [200, 200, 200, 503, 0] + [200] * 15
+    for index, record in enumerate(records):
+        answered = index not in (3, 4)
+        assert (record.logits is not None) == answered
+        assert record.logits is None or record.logits.tolist() == [[index, 1.0]]
+        assert record.variant == ("2x" if answered else None)
+        assert 0 <= record.sent <= record.latency
+    # It was answered after the last one had been sent, 0.19 s later: not a matter of speed.
+    assert records[0].latency >= 0.19
+
+
+def record(
+    scheduled: float, latency: float, status: int = 200, variant: str = "1x", image: int = 0
+) -> Record:
+    ok = status == 200
+    return Record(
+        scheduled,
+        0.0,
+        latency,
+        status,
+        variant if ok else None,
+        (image,),
+        np.array([[0.0, 1.0]], np.float32) if ok else None,
+    )
+
+
+def test_attainment_counts_refused_and_late_requests_against_the_service() -> None:
+    records = [record(0, 0.01), record(1, 0.2), record(2, 0.01, status=503), record(3, 0.05)]
+    assert attainment(records, 0.05) == 0.5
+    summary = summarise([*records, record(4, 1.0, status=0)], 0.05)
+    assert (summary.requests, summary.answered, summary.refused, summary.failed) == (5, 3, 1, 1)
+    assert summary.p50_ms == pytest.approx(50)
+    assert summary.variants == {"1x": 3}
+
+
+def test_accuracy_is_of_all_images_asked_about_and_may_demand_them_in_time() -> None:
+    labels = np.array([1, 0])
+    records = [record(0, 0.01), record(1, 0.2), record(2, 0.01, image=1), record(3, 0.01, status=503)]
+    assert accuracy(records, labels) == 0.5
+    assert accuracy(records, labels, objective_s=0.05) == 0.25
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 30, allow_subnormal=False), st.sampled_from([200, 503]), st.sampled_from("abc")
+        )
+    )
+)
+def test_a_timeline_loses_no_request_and_keeps_order(drawn: list[tuple[float, int, str]]) -> None:
+    records = [record(when, 0.01, status, variant) for when, status, variant in drawn]
+    intervals = timeline(records, 0.05, width_s=2.0)
+    assert sum(i.requests for i in intervals) == len(records)
+    assert [i.start for i in intervals] == sorted({2.0 * (r.scheduled // 2.0) for r in records})
+    assert {v for i in intervals for v in i.variants} == {r.variant for r in records if r.variant}
+
+
+@pytest.mark.parametrize("statuses", [[], [200], [503], [200, 503, 0, 200]])
+def test_records_survive_the_file(statuses: list[int], tmp_path: Path) -> None:
+    records = [record(0.5 * i, 0.01, status, image=i) for i, status in enumerate(statuses)]
+    save(records, tmp_path / "records.npz")
+    read = load(tmp_path / "records.npz")
+    assert len(read) == len(records)
+    for one, other in zip(read, records, strict=True):
+        a, b = vars(one), vars(other)
+        assert {k: v for k, v in a.items() if k != "logits"} == {k: v for k, v in b.items() if k != "logits"}
+        assert np.array_equal(one.logits, other.logits) if other.logits is not None else one.logits is None

@@ -1,0 +1,31 @@
+"""Profiles to report on."""
+
+from collections.abc import Callable
+
+import pytest
+
+from shifter.values import Exactness, Latency, Profile
+
+
+@pytest.fixture(scope="session")
+def make_profile() -> Callable[..., Profile]:
+    def make(ratio: float, accuracy: float = 0.97, p50: float = 0.5, structural: int = 120_000) -> Profile:
+        latency = Latency(p50, 0.98 * p50, 1.03 * p50, 1.9 * p50, 400)
+        return Profile(
+            round=0,
+            ratio=ratio,
+            dense_parameters=150_000,
+            nonzero_parameters=round(150_000 / ratio),
+            structural_parameters=structural,
+            tensor_bytes=4 * structural,
+            memory_bytes=9 * structural,
+            validation_accuracy=accuracy,
+            test_accuracy=accuracy - 0.0125,
+            latency=latency,
+            batch_images=32,
+            batch_latency=latency,
+            dense_latency=Latency(0.61, 0.6, 0.62, 0.9, 400),
+            exactness=Exactness(2.1e-15, 3.4e-7, 2.6e-7, 200),
+        )
+
+    return make

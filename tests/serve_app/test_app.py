@@ -1,0 +1,294 @@
+"""The application in process: what it answers, what it refuses, and what it says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.load import encode
+from serve_app.app import create_app
+from serve_app.service import EdgeService
+from serve_app.settings import Settings
+from shifter.errors import EngineError, OverloadError
+from shifter.portfolio import Portfolio
+from shifter.switching.engine import OnnxEngine
+
+JSON = {"content-type": "application/json"}
+PIXELS = np.random.default_rng(0).integers(0, 17, (40, 1, 8, 8))
+
+
+@pytest.fixture
+def portfolio(portfolio_bytes: bytes) -> Portfolio:
+    return Portfolio.open(portfolio_bytes)
+
+
+class Client:
+    """Requests to the application in process, one after another."""
+
+    def __init__(self, runner: asyncio.Runner, client: httpx.AsyncClient) -> None:
+        self.runner, self.client = runner, client
+
+    def post(self, content: Any, headers: dict[str, str]) -> httpx.Response:
+        return self.runner.run(self.client.post("/predict", content=content, headers=headers))
+
+    def get(self, path: str) -> httpx.Response:
+        return self.runner.run(self.client.get(path))
+
+
+@pytest.fixture
+def client(portfolio: Portfolio) -> Iterator[Client]:
+    settings = Settings(portfolio=Path("made-up.zip"), max_images=32, max_body_bytes=1 << 16)
+    with asyncio.Runner() as runner:
+        service = EdgeService(portfolio, settings)
+        runner.run(service.__aenter__())
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://edge")
+        yield Client(runner, client)
+        runner.run(client.aclose())
+        runner.run(service.__aexit__(None, None, None))
+
+
+def expected(portfolio: Portfolio, variant: str, pixels: np.ndarray) -> np.ndarray:
+    inflated = portfolio.inflate(variant)
+    return OnnxEngine(inflated.graph, inflated.tensors).run(portfolio.input_spec.normalise(pixels))
+
+
+def logits(answer: httpx.Response) -> np.ndarray:
+    return np.array([p["logits"] for p in answer.json()["predictions"]], np.float32)
+
+
+def test_an_answer_is_that_of_the_variant_it_names(client: Client, portfolio: Portfolio) -> None:
+    answer = client.post(encode(PIXELS[:5]), JSON)
+    assert answer.status_code == 200
+    variant = answer.headers["X-Shifter-Variant"]
+    assert variant == answer.json()["variant"] == client.get("/status").json()["active"]
+    assert np.array_equal(logits(answer), expected(portfolio, variant, PIXELS[:5]))
+
+
+def test_a_png_is_answered_as_its_pixels_are(client: Client, portfolio: Portfolio) -> None:
+    greys = np.random.default_rng(1).integers(0, 256, (8, 8), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(greys).save(stream, "PNG")
+    answer = client.post(stream.getvalue(), {"content-type": "image/png"})
+    pixels = greys[None, None] * (16 / 255)
+    want = expected(portfolio, answer.headers["X-Shifter-Variant"], pixels)
+    assert np.allclose(logits(answer), want, atol=1e-5)
+    assert answer.json()["predictions"][0]["class"] == portfolio.input_spec.classes[int(want.argmax())]
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "says"),
+    [
+        (b"{", JSON, 400, "not JSON"),
+        (b"\x89PNG", {"content-type": "image/png"}, 400, "PNG or JPEG"),
+        (b"{}", {}, 415, "Content-Type"),
+        (encode(PIXELS[:33]), JSON, 413, "at most 32"),
+        (b" " * 70_000, JSON, 413, "65536 bytes"),
+        (encode(PIXELS[:2, :, :7]), JSON, 422, "(1, 7, 8)"),
+        (b'{"images": [[[NaN]]]}', JSON, 422, "(1, 8, 8)"),
+        (encode(PIXELS[:1] + 100), JSON, 422, "between 0 and 16"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_right_and_changes_nothing(
+    client: Client, content: bytes, headers: dict[str, str], status: int, says: str
+) -> None:
+    answer = client.post(content, headers)
+    assert answer.status_code == status
+    assert says in answer.json()["error"]
+    assert "X-Shifter-Variant" not in answer.headers
+    state = client.get("/status").json()
+    assert state["answered"] == {}
+    assert state["load"]["queue_requests"] == state["load"]["queue_images"] == 0
+
+
+def test_a_body_without_a_declared_length_is_given_up_at_the_limit(client: Client) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while taken < 1000:
+            taken += 1
+            yield b" " * 4096
+
+    assert client.post(endless(), JSON).status_code == 413
+    assert taken * 4096 <= (1 << 16) + 4096
+
+
+def test_the_status_describes_load_and_portfolio(client: Client, portfolio: Portfolio) -> None:
+    client.post(encode(PIXELS[:5]), JSON)
+    state = client.get("/status").json()
+    assert state["model"] == "tiny"
+    assert state["portfolio"] == portfolio.digest
+    assert state["policy"]["name"] == "slo"
+    assert [v["name"] for v in state["variants"]] == list(portfolio.names)
+    assert [v["validation_accuracy"] for v in state["variants"]] == [0.90, 0.95, 0.97]
+    assert [v["name"] for v in state["variants"] if v["active"]] == [state["active"]]
+    assert state["answered"] == {state["active"]: 1}
+    assert state["latency_ms"]["requests"] == 1
+    assert state["refused"] == 0
+
+
+def test_the_schema_names_the_bodies_that_are_taken(client: Client) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    assert set(operation["requestBody"]["content"]) == {"application/json", "image/png", "image/jpeg"}
+    assert {"200", "400", "413", "415", "422", "503"} <= set(operation["responses"])
+
+
+class Gate:
+    """An engine that answers when it is told to."""
+
+    def __init__(self, engine: Any) -> None:
+        import threading
+
+        self.engine, self.open, self.entered = engine, threading.Event(), threading.Event()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        self.entered.set()
+        assert self.open.wait(30)
+        return self.engine.run(images)
+
+
+def test_a_full_queue_refuses_at_once_and_those_inside_are_answered(portfolio: Portfolio) -> None:
+    async def scenario() -> None:
+        service = EdgeService(
+            portfolio, Settings(portfolio=Path("x.zip"), policy="fixed", variant="1x", max_queue=3)
+        )
+        name, engine = service._host._active
+        gate = Gate(engine)
+        service._host._active = (name, gate)
+        transport = httpx.ASGITransport(create_app(service))
+        async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+            body = encode(PIXELS[:2])
+            inside = [
+                asyncio.create_task(client.post("/predict", content=body, headers=JSON)) for _ in range(3)
+            ]
+            await asyncio.to_thread(gate.entered.wait, 30)
+            while (await client.get("/status")).json()["load"]["queue_images"] < 6:
+                await asyncio.sleep(0.01)
+            refused = await client.post("/predict", content=body, headers=JSON)
+            assert refused.status_code == 503
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert not any(task.done() for task in inside)
+            gate.open.set()
+            assert [answer.status_code for answer in await asyncio.gather(*inside)] == [200] * 3
+            again = await client.post("/predict", content=body, headers=JSON)
+            assert again.status_code == 200
+            assert (await client.get("/status")).json()["refused"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_every_answer_is_that_of_its_variant_while_switches_happen(portfolio: Portfolio) -> None:
+    """Switches are forced between and during requests; none is lost, none is mixed."""
+
+    async def scenario() -> set[str]:
+        service = EdgeService(portfolio, Settings(portfolio=Path("x.zip"), decide_every_s=10))
+        names = list(portfolio.names)
+        transport = httpx.ASGITransport(create_app(service))
+        async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+            seen = set()
+            for turn in range(12):
+                chosen = [tuple((turn + i + k) % len(PIXELS) for k in range(3)) for i in range(8)]
+                requests = [
+                    asyncio.create_task(
+                        client.post("/predict", content=encode(PIXELS[list(c)]), headers=JSON)
+                    )
+                    for c in chosen
+                ]
+                await asyncio.sleep(0)
+                await asyncio.to_thread(force, service, names[turn % len(names)])
+                for indices, answer in zip(chosen, await asyncio.gather(*requests), strict=True):
+                    assert answer.status_code == 200
+                    variant = answer.headers["X-Shifter-Variant"]
+                    assert np.array_equal(logits(answer), expected(portfolio, variant, PIXELS[list(indices)]))
+                    seen.add(variant)
+            state = service.status()
+            assert sum(state["answered"].values()) == 96
+            assert len(state["switches"]) == 12
+            for switch in state["switches"]:
+                assert switch["error"] is None
+                assert switch["from"] != switch["to"]
+                assert switch["ms"] >= 0
+            return seen
+
+    def force(service: EdgeService, name: str) -> None:
+        from shifter.switching.switcher import Decision
+
+        if service._host.active != name:
+            service._host._switch(Decision(name, "forced by the test", 0.0))
+
+    assert asyncio.run(scenario()) == set(portfolio.names)
+
+
+def test_a_service_that_can_no_longer_decide_is_ill(portfolio: Portfolio) -> None:
+    async def scenario() -> None:
+        service = EdgeService(portfolio, Settings(portfolio=Path("x.zip"), decide_every_s=0.01))
+        service.check()
+
+        def broken() -> None:
+            raise RuntimeError("a fault of ours")
+
+        async with service:
+            service.check()
+            service._host.tick = broken  # type: ignore[method-assign]
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                assert service._deciding is not None
+                if service._deciding.done():
+                    break
+            with pytest.raises(RuntimeError, match="a fault of ours"):
+                service.check()
+
+    asyncio.run(scenario())
+
+
+def test_an_unknown_fixed_variant_is_refused_with_the_known_ones(portfolio: Portfolio) -> None:
+    settings = Settings(portfolio=Path("x.zip"), policy="fixed", variant="3x")
+    with pytest.raises(EngineError, match=r"3x.*16x, 4x, 1x"):
+        EdgeService(portfolio, settings)
+
+
+def test_an_overload_says_when_to_come_back() -> None:
+    assert OverloadError("full", 3).retry_after_s == 3
+
+
+def test_a_process_that_serves_has_no_torch(portfolio_path: Path) -> None:
+    """In a process of its own, through the Serve application's own module."""
+    program = f"""
+import asyncio
+import sys
+from pathlib import Path
+import serve_app.edge
+import httpx
+from serve_app.app import create_app
+from serve_app.service import EdgeService
+from serve_app.settings import Settings
+from serve_app.source import read_portfolio
+
+async def serve():
+    settings = Settings(portfolio=Path({str(portfolio_path)!r}))
+    service = EdgeService(read_portfolio(settings.portfolio), settings)
+    transport = httpx.ASGITransport(create_app(service))
+    async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+        answer = await client.post("/predict", content={encode(PIXELS[:2])!r}, headers={JSON!r})
+        assert answer.status_code == 200, answer.text
+        assert (await client.get("/status")).status_code == 200
+
+asyncio.run(serve())
+found = sorted(m for m in sys.modules if m.partition(".")[0] in ("torch", "torchvision"))
+print("torch:", found)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("torch: []")

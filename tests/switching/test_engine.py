@@ -1,0 +1,101 @@
+import gc
+import platform
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from shifter.errors import EngineError
+from shifter.switching.engine import OnnxEngine
+from shifter.values import Variant
+
+IMAGES = np.random.default_rng(3).standard_normal((4, 1, 6, 6)).astype(np.float32)
+
+
+def by_hand(variant: Variant, images: np.ndarray) -> np.ndarray:
+    """The network of conftest.py in numpy, in float64."""
+    weights = {name: tensor.astype(np.float64) for name, tensor in variant.tensors.items()}
+    padded = np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    maps = np.einsum("nchwij,ocij->nohw", windows, weights["features.0.weight"])
+    pooled = np.maximum(maps + weights["features.0.bias"].reshape(1, -1, 1, 1), 0).mean((2, 3))
+    return pooled @ weights["classifier.weight"].T + weights["classifier.bias"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_computes_the_network(variants: dict[str, Variant], threads: int) -> None:
+    for variant in variants.values():
+        engine = OnnxEngine(variant.graph, variant.tensors, threads=threads)
+        logits = engine.run(IMAGES)
+        assert (logits.dtype, logits.shape) == (np.float32, (4, 3))
+        np.testing.assert_allclose(logits, by_hand(variant, IMAGES), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(engine.run(IMAGES[:1]), logits[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_it_keeps_a_copy_of_the_weights_and_not_the_callers(variants: dict[str, Variant]) -> None:
+    variant = variants["v2"]
+    mine = {name: tensor.copy() for name, tensor in variant.tensors.items()}
+    engine = OnnxEngine(variant.graph, mine)
+    before = engine.run(IMAGES)
+    gone = [weakref.ref(tensor) for tensor in mine.values()]
+    for tensor in mine.values():
+        tensor.fill(np.nan)
+    assert np.array_equal(engine.run(IMAGES), before)
+    del tensor, mine
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * len(gone)
+    assert np.array_equal(engine.run(IMAGES), before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="see shifter.switching.denormals")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormals_are_flushed_on_whichever_thread_computes_and_only_there(
+    variants: dict[str, Variant], threads: int
+) -> None:
+    variant = variants["v0"]
+    tiny = {name: np.zeros_like(tensor) for name, tensor in variant.tensors.items()}
+    tiny["features.0.bias"] = np.full_like(tiny["features.0.bias"], 1e-41)
+    tiny["classifier.weight"] = np.full_like(tiny["classifier.weight"], 1e30)
+    engine = OnnxEngine(variant.graph, tiny, threads=threads)  # 4e-11 if denormals counted
+    assert not engine.run(IMAGES).any()
+    with ThreadPoolExecutor(1) as other:
+        assert not other.submit(engine.run, IMAGES).result().any()
+        assert other.submit(lambda: np.float32(1e-41) * np.float32(1e30)).result() > 0
+    assert np.float32(1e-41) * np.float32(1e30) > 0
+
+
+def test_images_that_do_not_fit_are_refused(variants: dict[str, Variant]) -> None:
+    engine = OnnxEngine(variants["v0"].graph, variants["v0"].tensors)
+    for wrong in (IMAGES[:, :, :5], np.repeat(IMAGES, 3, axis=1), IMAGES[0], IMAGES.astype(np.float64)):
+        with pytest.raises(EngineError, match="cannot answer"):
+            engine.run(wrong)  # type: ignore[arg-type]
+    assert engine.run(IMAGES).shape == (4, 3)
+
+
+def test_a_graph_or_tensors_that_do_not_belong_together_are_refused(variants: dict[str, Variant]) -> None:
+    graph, tensors = variants["v1"].graph, dict(variants["v1"].tensors)
+    without = {name: tensor for name, tensor in tensors.items() if name != "classifier.bias"}
+    short = {**tensors, "classifier.weight": tensors["classifier.weight"][:2]}
+    for some_graph, some_tensors in (
+        (b"", tensors),
+        (b"no graph", tensors),
+        (graph, {}),
+        (graph, without),
+        (graph, short),
+        (variants["v2"].graph, tensors),
+    ):
+        with pytest.raises(EngineError):
+            OnnxEngine(some_graph, some_tensors)
+
+
+def test_a_graph_cannot_make_the_process_read_a_file(
+    variants: dict[str, Variant], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An initializer whose location names a file beside the process, not one of the tensors."""
+    monkeypatch.chdir(str(tmp_path))
+    tensors = dict(variants["v0"].tensors)
+    with open("classifier.bias", "wb") as file:
+        file.write(tensors.pop("classifier.bias").tobytes())
+    with pytest.raises(EngineError, match="not found from the table"):
+        OnnxEngine(variants["v0"].graph, tensors)

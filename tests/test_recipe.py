@@ -1,0 +1,211 @@
+"""Recipes: what is right is resolved and hashed, what is wrong is explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from shifter.configuration import apply_override
+from shifter.errors import RecipeError
+from shifter.recipe import Recipe, ResNetModel, VggModel, differences
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "workers": 2,
+    "model": {"name": "vgg", "stages": [[16, 16], [32]]},
+    "data": {"name": "digits"},
+    "training": {"epochs": 3, "batch_size": 32, "learning_rate": 0.1, "milestones": ["1ep", "2ep"]},
+    "pruning": {"ratios": [2, 4.5], "rewind_to": "1ep", "exclude": ["classifier.weight"]},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(SMALL))
+    return file
+
+
+def test_defaults_are_filled_in_and_values_typed(path: Path) -> None:
+    recipe = Recipe.load(path)
+    assert recipe.model == VggModel(name="vgg", stages=((16, 16), (32,)))
+    assert recipe.ratio_of_round == (1.0, 2.0, 4.5)
+    assert recipe.rounds == 3
+    assert recipe.reduction.round_to == 8
+    assert json.loads(json.dumps(recipe.resolved())) == recipe.resolved()
+
+
+def test_a_recipe_is_frozen(path: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe.load(path).training.epochs = 7  # type: ignore[misc]
+
+
+def test_the_resolved_recipe_is_the_recipe(path: Path) -> None:
+    recipe = Recipe.load(path)
+    again = Recipe.model_validate(recipe.resolved())
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+
+
+def test_writing_out_a_default_does_not_change_the_hash(path: Path) -> None:
+    assert Recipe.load(path, ["seed=0", "reduction.round_to=8"]).digest() == Recipe.load(path).digest()
+    assert Recipe.load(path, ["pruning.ratios=[2.0, 4.5]"]).run_name() == Recipe.load(path).run_name()
+
+
+def test_the_run_name_is_the_name_and_the_hash(path: Path) -> None:
+    recipe = Recipe.load(path)
+    assert recipe.run_name() == f"small-{recipe.digest()[:8]}"
+    assert Recipe.load(path, ["seed=1"]).run_name() != recipe.run_name()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["seed", "workers", "training.epochs", "training.batch_size", "profile.samples"]),
+        st.integers(10, 1000),
+    ),
+    st.floats(1e-9, 10, allow_subnormal=False),
+    st.lists(st.integers(2, 10**6), min_size=1, max_size=6, unique=True).map(sorted),
+)
+def test_an_override_is_what_it_says(
+    tmp_path_factory: pytest.TempPathFactory, integers: dict[str, int], rate: float, ratios: list[int]
+) -> None:
+    """Whatever YAML can write, 1e-05 included, arrives as the same value."""
+    path = tmp_path_factory.getbasetemp() / "overridden.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    wanted = {**integers, "training.learning_rate": rate, "pruning.ratios": ratios}
+    wanted["training.batch_size"] = 1000
+    resolved = Recipe.load(path, [f"{key}={value!r}" for key, value in wanted.items()]).resolved()
+    for key, value in wanted.items():
+        found: Any = resolved
+        for part in key.split("."):
+            found = found[part]
+        assert found == value
+
+
+def test_an_override_makes_the_section_it_needs() -> None:
+    data: dict[str, Any] = {}
+    apply_override(data, "a.b.c=[1, x]")
+    apply_override(data, "a.b.d=1e-4")
+    assert data == {"a": {"b": {"c": [1, "x"], "d": 1e-4}}}
+
+
+def test_a_model_can_be_given_whole(path: Path) -> None:
+    recipe = Recipe.load(path, ["model={name: resnet, widths: [8, 16], blocks: 2}"])
+    assert recipe.model == ResNetModel(name="resnet", widths=(8, 16), blocks=2)
+
+
+WRONG = {
+    # Keys.
+    "training.epoch=3": "training.epoch: unknown key; did you mean epochs?",
+    "trainig.epochs=3": "trainig: unknown key; did you mean training?",
+    "zzz=1": "zzz: unknown key; known are name, seed, workers, model, data",
+    "model.blocks=2": "model.blocks: unknown key; known are name, stages",
+    # Types.
+    "workers=two": "workers: 'two' should be a valid integer",
+    "seed=true": "seed: True should be a valid integer",
+    "seed=7.5": "seed: 7.5 should be a valid integer",
+    "training=5": "training: 5 should be a mapping",
+    "training.milestones=1ep": "training.milestones: '1ep' should be a list",
+    "model.stages=[[8, x]]": "model.stages.0.1: 'x' should be a valid integer",
+    "seed=": "seed: None should be a valid integer",
+    # Ranges.
+    "training.epochs=0": "training.epochs: 0 should be greater than or equal to 1",
+    "training.momentum=1": "training.momentum: 1 should be less than 1",
+    "training.learning_rate=.inf": "training.learning_rate: inf should be a finite number",
+    "pruning.ratios=[1, 2]": "pruning.ratios.0: 1 should be greater than 1",
+    "pruning.ratios=[]": "pruning.ratios: [] should have at least 1 item",
+    "model.stages=[[]]": "model.stages.0: [] should have at least 1 item",
+    "name=a b": "name: 'a b' should be 1 to 64 letters",
+    # Names.
+    "model.name=vggg": "model.name: 'vggg' is unknown; known are vgg, resnet",
+    "model={stages: [[8]]}": "model.name: missing; known are vgg, resnet",
+    "data.name=cifar": "data.name: 'cifar' is unknown; known are digits",
+    # Across fields.
+    "data.validation=0.8": "data: validation 0.8 and test 0.2 leave nothing to train on",
+    "pruning.ratios=[4, 2]": "pruning.ratios: 2 does not come after 4",
+    "training.milestones=[2ep, 1ep]": "training.milestones: 1ep does not come after 2ep",
+    "training.milestones=[soon]": "training.milestones: 'soon' is not a step: write iterations as '2000it'",
+    "training.milestones=[4ep]": "training.milestones.0: 4ep is not before the end of a round, 3ep",
+    "training.warmup=4ep": "training.warmup: 4ep is not before the end of a round, 3ep",
+    "training.epochs=1": "training.milestones.0: 1ep is not before the end of a round, 1ep",
+    "pruning.rewind_to=4ep": "pruning.rewind_to: 4ep is not before the end of a round, 3ep",
+    "workers=33": "training.batch_size: 32 images do not reach 33 workers",
+    "model.stages=[[8],[8],[8],[8],[8]]": "data.size: images of 8x8 vanish in the poolings",
+    # The overrides themselves.
+    "training": "override 'training' should read path=value",
+    "training..epochs=1": "should read path=value",
+    "name.x=1": "override 'name.x=1': name is 'small' and has no parts",
+    "seed=[": "override 'seed=[' is not YAML",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_what_is_wrong_is_named_with_its_value_and_what_would_be_right(path: Path, override: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(path, [override])
+    assert WRONG[override] in str(caught.value)
+
+
+def test_several_faults_are_all_listed_once(path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(path, ["training={epoch: 2, batch_size: 0, learning_rate: 0.1}", "workers=x"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"recipe {path}:"
+    assert sorted(lines[1:]) == [
+        "  training.batch_size: 0 should be greater than or equal to 1",
+        "  training.epoch: unknown key; did you mean epochs?",
+        "  workers: 'x' should be a valid integer",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "should be a mapping with the keys name, seed"),
+        ("", "should be a mapping"),
+        ("name: [", "is not YAML"),
+        ("name: a\nseed: 1\nname: b\n", "the key 'name' appears twice"),
+        ("name: only", "model: missing"),
+    ],
+)
+def test_files_that_are_no_recipes(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml") as caught:
+        Recipe.load(file)
+    assert message in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml cannot be read: No such file"):
+        Recipe.load(tmp_path / "nowhere.yaml")
+    with pytest.raises(RecipeError, match="Is a directory"):
+        Recipe.load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="not text in UTF-8"):
+        Recipe.load(tmp_path / "binary.yaml")
+
+
+def test_differences_are_shown_in_both_directions(path: Path) -> None:
+    recipe = Recipe.load(path)
+    other = Recipe.load(path, ["seed=5", "model={name: resnet, widths: [8], blocks: 1}"])
+    assert recipe.difference(recipe) == []
+    assert recipe.difference(other) == [
+        "seed: 0 → 5",
+        "model.name: vgg → resnet",
+        "model.stages: [[16, 16], [32]] → nothing",
+        "model.widths: nothing → [8]",
+        "model.blocks: nothing → 1",
+    ]
+
+
+@given(st.recursive(st.integers(), lambda inner: st.dictionaries(st.text(max_size=2), inner, max_size=3)))
+def test_nothing_differs_from_itself(tree: Any) -> None:
+    assert list(differences({"": tree}, {"": tree})) == []

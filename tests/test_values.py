@@ -1,0 +1,128 @@
+"""Value types refuse nonsense when they are made."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from shifter.values import CompressionRatio, Exactness, InputSpec, Latency, Mask, Profile, Step, Variant
+
+SPEC = InputSpec(2, 3, 4, 16.0, (0.25, 0.5), (0.5, 2.0), ("zero", "one"))
+LATENCY = Latency(1.0, 0.9, 1.1, 2.0, 50)
+PROFILE = Profile(
+    round=1,
+    ratio=2.0,
+    dense_parameters=100,
+    nonzero_parameters=50,
+    structural_parameters=70,
+    tensor_bytes=280,
+    memory_bytes=1000,
+    validation_accuracy=0.9,
+    test_accuracy=0.8,
+    latency=LATENCY,
+    batch_images=8,
+    batch_latency=LATENCY,
+    dense_latency=LATENCY,
+    exactness=Exactness(1e-12, 1e-6, 1e-6, 64),
+)
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**6))
+def test_steps_count_iterations(count: int, per_epoch: int) -> None:
+    assert Step.parse(f"{count}it", per_epoch) == Step(count)
+    assert Step.parse(f"{count}ep", per_epoch) == Step(count * per_epoch)
+
+
+@pytest.mark.parametrize("text", ["", "5", "ep", "-1it", "1.5ep", "5 ep", "5eps"])
+def test_what_is_no_step_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write iterations as"):
+        Step.parse(text, 10)
+    with pytest.raises(ValueError, match="negative"):
+        Step(-1)
+
+
+@pytest.mark.parametrize("value", [0.99, 0.0, -2.0, math.inf, math.nan])
+def test_what_is_no_ratio_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        CompressionRatio(value)
+
+
+@given(st.floats(1, 1e6), st.integers(1, 10**7))
+def test_a_ratio_keeps_its_share_and_never_nothing(ratio: float, total: int) -> None:
+    kept = CompressionRatio(ratio).kept(total)
+    assert 1 <= kept <= total
+    assert abs(kept - total / ratio) <= 1
+    assert str(CompressionRatio(4.0)) == "4x"
+
+
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=0, min_side=0)), st.data())
+def test_masks_count_shrink_and_have_a_digest(array: np.ndarray, data: st.DataObject) -> None:
+    mask = Mask({"w": array})
+    assert mask.total == array.size
+    assert mask.kept == array.sum()
+    smaller = Mask({"w": array & data.draw(hnp.arrays(np.bool_, array.shape))})
+    assert smaller.is_within(mask)
+    assert mask.is_within(smaller) == (smaller.kept == mask.kept) == (smaller.digest() == mask.digest())
+    assert not mask.is_within(Mask({"v": array}))
+
+
+def test_a_mask_is_a_copy_that_cannot_be_changed() -> None:
+    array = np.ones((2, 2), np.bool_)
+    mask = Mask({"w": array})
+    array[:] = False
+    assert mask["w"].all()
+    with pytest.raises(ValueError, match="read-only"):
+        mask["w"][0, 0] = False
+    with pytest.raises(ValueError, match="not bool"):
+        Mask({"w": np.ones(2)})  # type: ignore[dict-item]
+
+
+def test_a_digest_knows_names_and_shapes() -> None:
+    ones = np.ones(4, np.bool_)
+    masks = [Mask({"a": ones}), Mask({"b": ones}), Mask({"a": ones.reshape(2, 2)}), Mask({"a": ones[:3]})]
+    assert len({m.digest() for m in masks}) == len(masks)
+    assert Mask({"a": ones, "b": ones}).digest() == Mask({"b": ones, "a": ones}).digest()
+
+
+def test_pixels_are_normalised_per_channel() -> None:
+    pixels = np.full((1, 2, 3, 4), 8, np.uint8)
+    normal = SPEC.normalise(pixels)
+    assert normal.dtype == np.float32
+    assert normal.flags.c_contiguous
+    assert (normal[0, 0] == (0.5 - 0.25) / 0.5).all()
+    assert (normal[0, 1] == 0.0).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"channels": 0}, {"mean": (0.0,)}, {"std": (1.0, 0.0)}, {"pixel_max": 0.0}, {"classes": ()}],
+)
+def test_an_input_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        replace(SPEC, **changes)
+
+
+def test_what_is_written_as_json_is_read_back() -> None:
+    assert InputSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
+    assert Profile.from_json(json.loads(json.dumps(PROFILE.to_json()))) == PROFILE
+
+
+@pytest.mark.parametrize("changes", [{"samples": 0}, {"p50_ms": 0.0}, {"p50_ms": 3.0}])
+def test_what_is_no_latency_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a latency"):
+        replace(LATENCY, **changes)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b"])
+def test_a_variant_needs_a_name_that_can_be_a_file(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot name a variant"):
+        Variant(name, b"", {}, PROFILE)
+    assert Variant("64x", b"", {}, PROFILE).name == "64x"
