@@ -25,7 +25,7 @@ class Descendants:
 
     def __init__(self, every_s: float = 0.5) -> None:
         self._every_s = every_s
-        self._seen: dict[tuple[int, float], Any] = {}
+        self.seen: dict[tuple[int, float], Any] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="descendants", daemon=True)
 
@@ -44,7 +44,7 @@ class Descendants:
         while not self._end.wait(self._every_s):
             for process in me.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                    self._seen[process.pid, process.create_time()] = process
+                    self.seen[process.pid, process.create_time()] = process
 
     def check_gone(self, patience_s: float = 20.0) -> int:
         """Waits for all of them to end; returns how many there were.
@@ -52,10 +52,10 @@ class Descendants:
         Raises:
             DemoError: naming those that still run.
         """
-        _, alive = psutil.wait_procs(list(self._seen.values()), timeout=patience_s)
+        _, alive = psutil.wait_procs(list(self.seen.values()), timeout=patience_s)
         left = [
             f"{p.pid} ({p.name()})" for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE
         ]
         if left:
             raise DemoError(f"processes were left behind: {', '.join(left)}")
-        return len(self._seen)
+        return len(self.seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -147,7 +148,6 @@ def descends_and_returns(records: Sequence[Record], sizes: Sequence[str]) -> boo
     """
     answered = sorted((r.scheduled + r.latency, sizes.index(r.variant)) for r in records if r.variant)
     order = [size for _, size in answered]
-    if not order:
-        return False
-    lowest = order.index(min(order))
-    return max(order[: lowest + 1]) > order[lowest] < max(order[lowest:])
+    before = list(itertools.accumulate(order, max))
+    after = list(itertools.accumulate(reversed(order), max))[::-1]
+    return any(size < min(left, right) for left, size, right in zip(before, order, after, strict=True))
