@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,7 +138,7 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
         test = load(recipe.data, recipe.seed).test
         smallest, largest = portfolio.names[0], portfolio.names[-1]
         # Two decimals: resized pixels have many more, which JSON would spend its time on.
-        pixels = np.round(test.images, 2)
+        pixels = np.round(test.images.astype(np.float64), 2)
         driver = trial.Driver(pixels, _images_per_request(portfolio))
         common: dict[str, Any] = {
             "portfolio": run,
@@ -147,12 +147,14 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
             "cpus": 0.1,
         }
 
-    with _step("serve", console), cluster(cpus=2) as where, serving() as served:
-        temporary = Path(os.environ["RAY_TMPDIR"])
-        console.say(f"{where}, port {served.port}")
-        fixed = {v: Settings(policy="fixed", variant=v, **common) for v in (largest, smallest)}
-        urls = served.deploy({f"fixed-{variant}": settings for variant, settings in fixed.items()})
-        with _step(f"measure what {largest} and {smallest} carry", console):
+    with ExitStack() as running:
+        with _step(f"serve {largest} and {smallest}, each held fixed", console):
+            console.say(running.enter_context(cluster(cpus=2)))
+            temporary = Path(os.environ["RAY_TMPDIR"])
+            served = running.enter_context(serving())
+            fixed = {v: Settings(policy="fixed", variant=v, **common) for v in (largest, smallest)}
+            urls = served.deploy({f"fixed-{variant}": settings for variant, settings in fixed.items()})
+        with _step("measure what they carry", console):
             carries = {v: trial.capacity(driver, urls[f"fixed-{v}"], seconds=2.5) for v in fixed}
             for variant, rate in carries.items():
                 console.say(f"{variant}: {rate:.0f} requests/s of {driver.per_request} images")
@@ -162,11 +164,13 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
                 f"the load will go from {rates[0]:.0f} requests/s to {max(rates):.0f} and back to "
                 f"{rates[-1]:.0f}; objective {1e3 * plan.objective_s:.0f} ms"
             )
-        urls |= served.deploy({"switching": Settings(objective_ms=1e3 * plan.objective_s, **common)})
+        with _step("serve with switching", console):
+            urls |= served.deploy({"switching": Settings(objective_ms=1e3 * plan.objective_s, **common)})
         trials = []
         for name in (f"fixed-{largest}", "switching"):
             with _step(f"load on {name}", console):
                 trials.append(_trial(name, urls[name], driver, plan))
+        console.say("— shut the service down")
     with _step("check every answer", console):
         if temporary.exists():
             raise DemoError(f"the cluster left its folder {temporary} behind")

@@ -104,7 +104,7 @@ def plan(largest: float, smallest: float) -> Plan:
     low, peak = 0.25, min(math.sqrt(ratio), 1.5)
     rising = [low + (peak - low) * (second + 0.5) / _RAMP_S for second in range(_RAMP_S)]
     # The switcher knows a rate from its last hundred requests: the fewer a second, the longer that takes.
-    tail = max(8.0, 250 / largest)
+    tail = max(9.0, 300 / largest)
     steps = [(2, low), *((1, r) for r in rising), (5, peak), (1, rising[-2]), (1, rising[1]), (tail, low)]
     schedule = tuple(Segment(seconds, relative * largest) for seconds, relative in steps)
     return Plan(schedule, objective_s=max(0.1, 10 / largest))
