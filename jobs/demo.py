@@ -72,6 +72,7 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
     Raises:
         DemoError: naming the step that failed, and why.
     """
+    from jobs.cluster import cluster
     from jobs.leftovers import Descendants
     from jobs.table import render, variants_table
     from shifter.values import Discarded, Profile
@@ -79,13 +80,18 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
     if "RAY_ADDRESS" in os.environ:
         raise DemoError("RAY_ADDRESS is set, but the demonstration starts a cluster of its own: unset it")
     with Descendants() as descendants:
-        with _step("train, reduce and pack", console):
-            told = generate(recipe, store, name, console)
-            kept = [v for v in told["variants"] if v["kept"]]
-            if len(kept) < 3:
-                raise DemoError(f"only {len(kept)} variants survive the selection, 3 were expected")
-        trials, plan, checked = serve_and_judge(Path(told["store"]) / told["run"], recipe, console)
+        with cluster(cpus=recipe.workers) as where:
+            console.say(where)
+            temporary = Path(os.environ["RAY_TMPDIR"])
+            with _step("train, reduce and pack", console):
+                told = generate(recipe, store, name, console)
+                kept = [v for v in told["variants"] if v["kept"]]
+                if len(kept) < 3:
+                    raise DemoError(f"only {len(kept)} variants survive the selection, 3 were expected")
+            trials, plan, checked = serve_and_judge(Path(told["store"]) / told["run"], recipe, console)
     with _step("leave nothing behind", console):
+        if temporary.exists():
+            raise DemoError(f"the cluster left its folder {temporary} behind")
         ended = descendants.check_gone()
         console.say(f"{ended} processes were started and have ended")
 
@@ -118,7 +124,7 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
 
 
 def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[Trial], Plan, int]:
-    """Serves a run's portfolio, puts it under load, and judges.
+    """Serves a run's portfolio on the connected cluster, puts it under load, and judges.
 
     Returns: the trial of the largest variant, held fixed, and that of the switching service; the
     load; and how many answers were recomputed.
@@ -127,7 +133,6 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
         DemoError: naming the step that failed, and why.
     """
     from jobs import trial
-    from jobs.cluster import cluster
     from jobs.serving import serving
     from serve_app.settings import Settings
     from serve_app.source import read_portfolio
@@ -149,8 +154,6 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
 
     with ExitStack() as running:
         with _step(f"serve {largest} and {smallest}, each held fixed", console):
-            console.say(running.enter_context(cluster(cpus=2)))
-            temporary = Path(os.environ["RAY_TMPDIR"])
             served = running.enter_context(serving())
             fixed = {v: Settings(policy="fixed", variant=v, **common) for v in (largest, smallest)}
             urls = served.deploy({f"fixed-{variant}": settings for variant, settings in fixed.items()})
@@ -172,8 +175,6 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
                 trials.append(_trial(name, urls[name], driver, plan))
         console.say("— shut the service down")
     with _step("check every answer", console):
-        if temporary.exists():
-            raise DemoError(f"the cluster left its folder {temporary} behind")
         checked = sum(trial.check_answers(t.records, portfolio, pixels) for t in trials)
     with _step("judge", console):
         _judge(trials, portfolio, test)

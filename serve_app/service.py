@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.protocol import answer, decode
 from serve_app.settings import Settings
