@@ -1,0 +1,162 @@
+"""Against a running cluster with token authentication: a job is sent to it, and an application deployed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import yaml
+
+from jobs.load import encode
+from shifter.portfolio import Portfolio
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+TINY = {
+    "name": "tiny",
+    "workers": 2,
+    "model": {"name": "vgg", "stages": [[8, 8]]},
+    "data": {"name": "digits", "size": 8},
+    "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.1},
+    "pruning": {"ratios": [2.0, 4.0]},
+    "profile": {"samples": 10},
+}
+
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """A head node with a token; yields the environment of who uses it."""
+    ports = [_free_port() for _ in range(2)]
+    folder = tempfile.mkdtemp(prefix="shifter-")
+    environment = os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": folder,
+    }
+    environment.pop("RAY_ADDRESS", None)
+    command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=3", f"--port={ports[0]}"]
+    command += [f"--dashboard-port={ports[1]}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"]
+    head = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for_jobs(environment)
+        yield environment
+    finally:
+        head.send_signal(signal.SIGTERM)
+        try:
+            head.wait(60)
+        finally:
+            subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [BIN / "ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.generate"]
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that a submitted job made."""
+    folder = tmp_path_factory.mktemp("job")
+    # A recipe goes with the working directory or lies where every node sees it, as here.
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(TINY))
+    done = submit(cluster, str(recipe), "--store", str(folder / "runs"), "--name", "tiny")
+    assert done.returncode == 0, done.stdout
+    assert "round 2 of 0–2 (4x) is finished" in done.stdout, done.stdout
+    return folder / "runs" / "tiny"
+
+
+def test_a_submitted_job_leaves_a_whole_portfolio(run: Path) -> None:
+    assert json.loads((run / "run.json").read_text())["state"] == "finished"
+    current = json.loads((run / "portfolio.json").read_text())["current"]
+    portfolio = Portfolio.open(run / "portfolio" / f"{current}.zip")
+    portfolio.verify()
+    assert set(portfolio.names) <= {"1x", "2x", "4x"}
+
+
+def test_a_job_that_fails_says_why_and_has_another_status(cluster: dict[str, str], tmp_path: Path) -> None:
+    done = submit(cluster, "jobs/recipes/digits.yaml", "--store", str(tmp_path), "--set", "training.epoch=1")
+    assert done.returncode != 0
+    assert "training.epoch" in done.stdout
+    assert "did you mean epochs" in done.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_yaml_of_serve_app_is_deployed(cluster: dict[str, str], run: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "serve_app" / "digits.yaml").read_text())
+    port = config["http_options"]["port"] = _free_port()
+    (application,) = config["applications"]
+    application["args"]["portfolio"] = str(run)
+    # The cluster's nodes need the code: here as everywhere it is installed, or sent along.
+    application["runtime_env"] = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config))
+    deploy = [BIN / "serve", "deploy", "-a", cluster["RAY_API_SERVER_ADDRESS"], str(tmp_path / "digits.yaml")]
+    done = subprocess.run(deploy, env=cluster, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    body = encode(np.zeros((2, 1, 8, 8), np.int64))
+    url = f"http://127.0.0.1:{port}/predict"
+    answer = _patiently(lambda: urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10))
+    assert answer.status == 200
+    assert len(json.load(answer)["predictions"]) == 2
+    current = json.loads((run / "portfolio.json").read_text())["current"]
+    names = Portfolio.open(run / "portfolio" / f"{current}.zip").names
+    assert answer.headers["X-Shifter-Variant"] in names
+
+
+def _wait_for_jobs(environment: dict[str, str]) -> None:
+    headers = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
+    request = Request(f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/", headers=headers)
+    _patiently(lambda: urlopen(request, timeout=10))
+
+
+def _patiently(attempt, seconds=120.0):  # type: ignore[no-untyped-def]
+    """What ``attempt`` returns, once it does; what stood in its way, if it never does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return attempt()
+        except (URLError, ConnectionError, TimeoutError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
