@@ -55,6 +55,7 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
 
 
 NEEDED = (
+    "PIL",
     "jinja2",
     "onnx",
     "onnx_ir",
@@ -221,7 +222,7 @@ def _plan_text(told: Mapping[str, Any]) -> str:
         "",
         f"run       {told['run']}",
         f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
-        f"{images['test']:,} to test",
+        f"{images['test']:,} to test" + (f", {images['skipped']:,} skipped" if images["skipped"] else ""),
         f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
         f"workers   {takes['workers']}",
         f"rounds    {len(takes['rounds'])}, {takes['steps']:,} optimiser steps in all",
