@@ -96,10 +96,22 @@ def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Varian
 
     with cluster(cpus=recipe.workers) as where:
         console.say(where)
+        _tell_of_skipped(recipe, console)
         run.advance("training")
         train(recipe, run.store.uri, run.name, console.on_event)
         run.advance("reducing")
         return reduce_run(run, recipe, console.on_event)
+
+
+def _tell_of_skipped(recipe: Recipe, console: Console) -> None:
+    """Which images the recipe lets be left out because they are bad."""
+    from shifter.data import load
+
+    skipped = load(recipe.data, recipe.seed).skipped
+    for complaint in skipped.first:
+        console.say(f"skipped: {complaint}")
+    if skipped.count:
+        console.say(f"{skipped.count:,} images are bad and are skipped")
 
 
 def _select(profiles: Mapping[str, Profile], recipe: Recipe) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:

@@ -3,7 +3,7 @@
 ::
 
     <cache>/
-      <key>/                  a decoded set: train.npy, train-labels.npy, …, manifest.json
+      <key>/                  a decoded set: train.npy, train-labels.npy, train-sums.npy, …, manifest.json
       .<key>-….part/          one that is being built, or whose builder was killed
       <key>.lock              held while it is built
       contents/<stamps>       the digest of files that have not changed since it was taken
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from shifter.data.dataset import Skipped
 from shifter.data.decoding import DECODER, BadRowError, check_label, decode
 from shifter.data.source import Row, Source, SourceFile
+from shifter.data.statistics import sums_of
 from shifter.errors import DataError
 
 VERSION = 1
@@ -49,10 +50,15 @@ _SETTLED_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Part:
-    """Decoded images (n, 3, size, size), a read-only memory map, and labels (n,)."""
+    """Decoded images (n, 3, size, size), a read-only memory map, their labels (n,) and sums.
+
+    ``sums``: of each image, as :func:`shifter.data.statistics.sums_of` gives them, so that no one
+    has to read all pixels again to know the mean of some of the images.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    sums: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,12 @@ def decoded(
     """The images of ``source``, from the cache; decoded into it first if they are not there.
 
     Whoever asks while another process decodes the same waits for it. Memory used for decoding is
-    that of some 64 images, besides the labels.
+    that of some 64 images, and of a label and a few sums of each.
 
     Args:
         folder: of the cache; made if need be.
-        memory_limit: a part of more bytes than this is read image by image; a smaller one is
-            fetched into memory ahead.
+        memory_limit: a part of more bytes than this is read as its images are asked for; a smaller
+            one is fetched into memory ahead.
 
     Raises:
         DataError: naming file and index of the first bad row, if those are to be refused; or if the
@@ -237,38 +243,41 @@ def _decode_part(
     bad: _Bad,
     folder: Path,
 ) -> NDArray[np.int64]:
-    """Writes a part's images and labels; returns the labels."""
-    labels: list[NDArray[np.int64]] = []
+    """Writes a part's images, labels and sums; returns the labels."""
+    labels: list[int] = []
+    sums: list[NDArray[np.uint64]] = []
 
     def write_images(file: BinaryIO) -> None:
         file.write(bytes(_HEADER_BYTES))
         with ThreadPoolExecutor(_threads()) as pool:
 
-            def attempt(row: Row) -> tuple[NDArray[np.uint8], int] | BadRowError:
+            def attempt(row: Row) -> tuple[NDArray[np.uint8], int, NDArray[np.uint64]] | BadRowError:
                 try:
-                    return decode(row, size), check_label(row.label, classes)
+                    label, image = check_label(row.label, classes), decode(row, size)
+                    return image, label, sums_of(image)
                 except BadRowError as error:
                     return error
 
             remaining = rows()
             while window := list(itertools.islice(remaining, _WINDOW)):
-                good = []
                 for row, result in zip(window, pool.map(attempt, window), strict=True):
                     if isinstance(result, BadRowError):
                         bad.add(row, result)
                     else:
-                        file.write(result[0].data)
-                        good.append(result[1])
-                labels.append(np.array(good, np.int64))
+                        image, label, summed = result
+                        file.write(image.data)
+                        labels.append(label)
+                        sums.append(summed)
         # Only now is it known how many they are.
         file.seek(0)
-        file.write(_header(sum(map(len, labels)), size))
+        file.write(_header(len(labels), size))
 
     _write(folder / f"{part}.npy", write_images)
-    whole = np.concatenate(labels) if labels else np.zeros(0, np.int64)
-    if not len(whole):
+    if not labels:
         raise DataError(f"the {part} part holds no image that can be used")
+    whole = np.array(labels, np.int64)
     _write(folder / f"{part}-labels.npy", lambda file: np.save(file, whole))
+    _write(folder / f"{part}-sums.npy", lambda file: np.save(file, np.stack(sums)))
     return whole
 
 
@@ -295,11 +304,10 @@ def _sync(folder: Path) -> None:
 
 
 def _open(folder: Path, part: str, size: int, memory_limit: int) -> Part:
-    labels: NDArray[np.int64] = np.load(folder / f"{part}-labels.npy")
+    labels, sums = np.load(folder / f"{part}-labels.npy"), np.load(folder / f"{part}-sums.npy")
     with (folder / f"{part}.npy").open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    whole = len(mapped) - _HEADER_BYTES <= memory_limit
-    # Read ahead all of it, or nothing that was not asked for.
-    mapped.madvise(mmap.MADV_WILLNEED if whole else mmap.MADV_RANDOM)
+    if len(mapped) <= memory_limit:
+        mapped.madvise(mmap.MADV_WILLNEED)
     images = np.frombuffer(mapped, np.uint8, offset=_HEADER_BYTES).reshape(-1, 3, size, size)
-    return Part(images, labels)
+    return Part(images, labels, sums)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +50,6 @@ class Split:
     def take(self, indices: NDArray[np.int64]) -> Pixels:
         """A copy of the images ``indices`` of this part, in that order."""
         return self.stored.take(self.where[indices], axis=0)
-
-    def batches(self, size: int) -> Iterator[Pixels]:
-        """Copies of all images, in their order, at most ``size`` at a time."""
-        for start in range(0, len(self), size):
-            yield self.stored.take(self.where[start : start + size], axis=0)
 
     @property
     def images(self) -> Pixels:

@@ -71,6 +71,9 @@ def find_tiny_imagenet(folder: Path) -> Source:
     classes = sorted({line.strip() for line in lists[0].read_text("utf-8").splitlines() if line.strip()})
     numbers = {name: number for number, name in enumerate(classes)}
     train = [(path, numbers[name]) for name in classes for path in _images(root / "train" / name / "images")]
+    filled = {label for _, label in train}
+    if empty := [name for name in classes if numbers[name] not in filled]:
+        raise DataError(f"{root / 'train' / empty[0] / 'images'} holds no images: each class needs some")
     labels = {root / "val/images" / name: wnid for name, wnid in _annotations(lists[1])}
     pictures = sorted({*_images(root / "val/images"), *labels})
     test: list[tuple[Path, int | str | None]] = []

@@ -112,7 +112,7 @@ class Images:
         if draw is not None and draw.augmentation != NO_AUGMENTATION:
             drawn = torch.from_numpy(draw.of(chosen)).to(device)
             pixels = augment(pixels, drawn, draw.augmentation.crop)
-        pixels = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32, copy=True)
+        pixels = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32)
         # Divided by a tensor: by a number, an accelerator would multiply by its rounded inverse.
         pixel_max, mean, std = self.scale
         return pixels.div_(pixel_max).sub_(mean).div_(std)
@@ -141,8 +141,6 @@ def _held(split: Split, device: torch.device) -> Tensor:
     """All pixels on the device, by way of a chunk at a time."""
     first = torch.from_numpy(split.stored[:1].copy())
     held = torch.empty((len(split), *first.shape[1:]), dtype=first.dtype, device=device)
-    start = 0
-    for chunk in split.batches(_CHUNK):
-        held[start : start + len(chunk)] = torch.from_numpy(chunk)
-        start += len(chunk)
+    for chunk in np.array_split(np.arange(len(split)), len(split) // _CHUNK + 1):
+        held[chunk[0] : chunk[-1] + 1] = torch.from_numpy(split.take(chunk))
     return held

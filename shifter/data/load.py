@@ -12,7 +12,7 @@ from shifter.data.dataset import Dataset, Split, check_images
 from shifter.data.decoding import PIXEL_MAX
 from shifter.data.source import TEST, TRAIN, VALIDATION, Source, local_folder
 from shifter.data.splitting import split_indices
-from shifter.data.statistics import mean_and_std
+from shifter.data.statistics import from_images, from_sums
 from shifter.recipe import (
     Cifar10,
     Cifar100,
@@ -63,7 +63,7 @@ def _load_digits(spec: Digits, seed: int) -> Dataset:
         Split(images, where, labels[where])
         for where in split_indices(labels, spec.validation, spec.test, seed)
     )
-    mean, std = mean_and_std(train, digits.PIXEL_MAX)
+    mean, std = from_images(train.images.astype(np.float32), digits.PIXEL_MAX)
     _, channels, height, width = images.shape
     input_spec = InputSpec(channels, height, width, digits.PIXEL_MAX, mean, std, digits.CLASSES)
     return Dataset(train, validation, test, input_spec, spec.augmentation)
@@ -79,7 +79,7 @@ def _load_stored(spec: StoredSpec, seed: int) -> Dataset:
         memory_limit=limit,
     )
     train, validation, test = _parts(found, spec, seed)
-    mean, std = mean_and_std(train, PIXEL_MAX)
+    mean, std = from_sums(found.parts[TRAIN].sums[train.where], spec.size**2, PIXEL_MAX)
     input_spec = InputSpec(3, spec.size, spec.size, PIXEL_MAX, mean, std, found.classes)
     return Dataset(train, validation, test, input_spec, spec.augmentation, limit, found.skipped)
 
@@ -89,7 +89,7 @@ def _parts(found: Decoded, spec: StoredSpec, seed: int) -> tuple[Split, Split, S
     whole = published[TRAIN]
     test_fraction = spec.test if isinstance(spec, ImageFolder | Parquet) else 0.0
     train, validation, test = (
-        Split(whole.stored, np.sort(where), whole.labels[np.sort(where)])
+        Split(whole.stored, where, whole.labels[where])
         for where in split_indices(
             whole.labels,
             validation=0.0 if VALIDATION in published else spec.validation,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from shifter.data import Dataset, Draw, Images
+from shifter.data import Dataset, Draw, Images, Split
 from shifter.errors import TrainingError
 from shifter.recipe import Training
 from shifter.training import world
@@ -93,8 +93,8 @@ def train_round(
     # Weights that decay towards zero become denormal, and denormals cost up to 50 times the time.
     torch.set_flush_denormal(True)
     world.require_same(round.mask.digest(), "masks")
-    train = Images.of(dataset.train, dataset.input_spec)
-    validation = Images.of(dataset.validation, dataset.input_spec)
+    train = _images(dataset, dataset.train)
+    validation = _images(dataset, dataset.validation)
     network.to(memory_format=torch.channels_last)
     load_state(network, round.start)
     pruned = _Pruned(network, round.mask)
@@ -133,8 +133,12 @@ def train_round(
             began, loss_sum, iterations = time.perf_counter(), 0.0, 0
     tensors = state_of(network)
     _require_pruned(tensors, round.mask)
-    test = Images.of(dataset.test, dataset.input_spec)
+    test = _images(dataset, dataset.test)
     return Trained(tensors, accuracy, evaluate(network, test))
+
+
+def _images(dataset: Dataset, split: Split) -> Images:
+    return Images.of(split, dataset.input_spec, memory_limit=dataset.memory_limit)
 
 
 def evaluate(network: nn.Module, data: Images) -> float:

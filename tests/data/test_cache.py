@@ -55,6 +55,7 @@ def test_pixels_are_exact_and_decoded_once(source, cache, memory_limit):
         assert np.array_equal(part.images, source.images)
         assert part.labels.tolist() == [0, 1] * 75
         assert not part.images.flags.writeable
+        assert np.array_equal(part.sums[:, 0], source.images.sum(axis=(2, 3)))
     assert len(source.read) == 1
 
 

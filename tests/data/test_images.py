@@ -33,6 +33,7 @@ def test_what_a_network_reads_is_what_the_edge_would_make_of_it(split):
     assert np.array_equal(batch.numpy(), SPEC.normalise(split.stored[split.where[chosen]]))
     assert np.array_equal(split.take(chosen), split.images[chosen])
     assert torch.equal(images.labels, torch.from_numpy(split.labels))
+    assert split.nbytes == split.images.nbytes
 
 
 def test_a_batch_is_a_copy(split):
@@ -43,12 +44,6 @@ def test_a_batch_is_a_copy(split):
     Images.of(one_channel, grey).read(torch.arange(2)).zero_()
     assert np.array_equal(split.stored, before)
     assert (one_channel.stored == 1).all()
-
-
-def test_batches_are_all_images_in_order(split):
-    assert np.array_equal(np.concatenate(list(split.batches(7))), split.images)
-    assert max(map(len, split.batches(7))) == 7
-    assert split.nbytes == split.images.nbytes
 
 
 def test_an_image_is_varied_alike_in_any_batch(split):
