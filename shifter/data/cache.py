@@ -260,14 +260,16 @@ def _decode_part(
 
             remaining = rows()
             while window := list(itertools.islice(remaining, _WINDOW)):
+                summed = [np.zeros((0, 2, 3), np.uint64)]
                 for row, result in zip(window, pool.map(attempt, window), strict=True):
                     if isinstance(result, BadRowError):
                         bad.add(row, result)
                     else:
-                        image, label, summed = result
+                        image, label, of_image = result
                         file.write(image.data)
                         labels.append(label)
-                        sums.append(summed)
+                        summed.append(of_image[None])
+                sums.append(np.concatenate(summed))
         # Only now is it known how many they are.
         file.seek(0)
         file.write(_header(len(labels), size))
@@ -277,7 +279,7 @@ def _decode_part(
         raise DataError(f"the {part} part holds no image that can be used")
     whole = np.array(labels, np.int64)
     _write(folder / f"{part}-labels.npy", lambda file: np.save(file, whole))
-    _write(folder / f"{part}-sums.npy", lambda file: np.save(file, np.stack(sums)))
+    _write(folder / f"{part}-sums.npy", lambda file: np.save(file, np.concatenate(sums)))
     return whole
 
 
