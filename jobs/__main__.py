@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs import generate, inspect
+from jobs import demo, generate, inspect, load
 
 app = typer.Typer(
     name="shifter",
@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 app.command("generate")(generate.main)
 app.command("inspect")(inspect.main)
+app.command("demo")(demo.main)
+app.command("load")(load.main)
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ ROOM_FOR_SOCKETS = 32
 def cluster(cpus: int) -> Iterator[str]:
     """Connects to Ray; yields a line that says to what. Disconnects at the end, whatever happens.
 
+    Within another such context its cluster is used, and left as it is.
+
     Inside ``ray job submit``, and wherever RAY_ADDRESS is set, that is the cluster meant. Otherwise
     a cluster is started here, apart from any other on this machine, and ended again.
 
@@ -34,9 +36,10 @@ def cluster(cpus: int) -> Iterator[str]:
     Raises:
         ShifterError: if the cluster cannot be reached.
     """
-    assert not ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS")
-    if address:
+    if ray.is_initialized():
+        yield "on the same Ray cluster"
+    elif address:
         yield from _remote(address, cpus)
     else:
         yield from _local(cpus)

@@ -24,7 +24,8 @@ class Console:
     def __init__(self, terminal: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
         self._terminal = terminal
         self._clock = clock
-        self._spoke = -QUIET_SECONDS
+        self._began = clock()
+        self._spoke = self._began - QUIET_SECONDS
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -46,9 +47,9 @@ class Console:
             yield console
 
     def say(self, line: str) -> None:
-        """One line, above the live display."""
+        """One line, above the live display, with the seconds since the beginning."""
         self._spoke = self._clock()
-        self._terminal.print(line)
+        self._terminal.print(f"{self._spoke - self._began:6.1f} s  {line}")
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """Shows an event of ``shifter.training.imp`` or ``jobs.reduction``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +39,7 @@ ENOUGH = 0.95
 MISSED = 0.90
 """The largest variant, held fixed, has to stay below: or the load proves nothing."""
 
-_PER_REQUEST_MS = 30.0
+_PER_REQUEST_MS = 25.0
 _SEED = 0
 
 
@@ -72,6 +72,7 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
     Raises:
         DemoError: naming the step that failed, and why.
     """
+    from jobs.cluster import cluster
     from jobs.leftovers import Descendants
     from jobs.table import render, variants_table
     from shifter.values import Discarded, Profile
@@ -79,13 +80,18 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
     if "RAY_ADDRESS" in os.environ:
         raise DemoError("RAY_ADDRESS is set, but the demonstration starts a cluster of its own: unset it")
     with Descendants() as descendants:
-        with _step("train, reduce and pack", console):
-            told = generate(recipe, store, name, console)
-            kept = [v for v in told["variants"] if v["kept"]]
-            if len(kept) < 3:
-                raise DemoError(f"only {len(kept)} variants survive the selection, 3 were expected")
-        trials, plan, checked = serve_and_judge(Path(told["store"]) / told["run"], recipe, console)
+        with cluster(cpus=recipe.workers) as where:
+            console.say(where)
+            temporary = Path(os.environ["RAY_TMPDIR"])
+            with _step("train, reduce and pack", console):
+                told = generate(recipe, store, name, console)
+                kept = [v for v in told["variants"] if v["kept"]]
+                if len(kept) < 3:
+                    raise DemoError(f"only {len(kept)} variants survive the selection, 3 were expected")
+            trials, plan, checked = serve_and_judge(Path(told["store"]) / told["run"], recipe, console)
     with _step("leave nothing behind", console):
+        if temporary.exists():
+            raise DemoError(f"the cluster left its folder {temporary} behind")
         ended = descendants.check_gone()
         console.say(f"{ended} processes were started and have ended")
 
@@ -118,7 +124,7 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
 
 
 def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[Trial], Plan, int]:
-    """Serves a run's portfolio, puts it under load, and judges.
+    """Serves a run's portfolio on the connected cluster, puts it under load, and judges.
 
     Returns: the trial of the largest variant, held fixed, and that of the switching service; the
     load; and how many answers were recomputed.
@@ -127,7 +133,6 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
         DemoError: naming the step that failed, and why.
     """
     from jobs import trial
-    from jobs.cluster import cluster
     from jobs.serving import serving
     from serve_app.settings import Settings
     from serve_app.source import read_portfolio
@@ -138,7 +143,7 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
         test = load(recipe.data, recipe.seed).test
         smallest, largest = portfolio.names[0], portfolio.names[-1]
         # Two decimals: resized pixels have many more, which JSON would spend its time on.
-        pixels = np.round(test.images, 2)
+        pixels = np.round(test.images.astype(np.float64), 2)
         driver = trial.Driver(pixels, _images_per_request(portfolio))
         common: dict[str, Any] = {
             "portfolio": run,
@@ -147,12 +152,12 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
             "cpus": 0.1,
         }
 
-    with _step("serve", console), cluster(cpus=2) as where, serving() as served:
-        temporary = Path(os.environ["RAY_TMPDIR"])
-        console.say(f"{where}, port {served.port}")
-        fixed = {v: Settings(policy="fixed", variant=v, **common) for v in (largest, smallest)}
-        urls = served.deploy({f"fixed-{variant}": settings for variant, settings in fixed.items()})
-        with _step(f"measure what {largest} and {smallest} carry", console):
+    with ExitStack() as running:
+        with _step(f"serve {largest} and {smallest}, each held fixed", console):
+            served = running.enter_context(serving())
+            fixed = {v: Settings(policy="fixed", variant=v, **common) for v in (largest, smallest)}
+            urls = served.deploy({f"fixed-{variant}": settings for variant, settings in fixed.items()})
+        with _step("measure what they carry", console):
             carries = {v: trial.capacity(driver, urls[f"fixed-{v}"], seconds=2.5) for v in fixed}
             for variant, rate in carries.items():
                 console.say(f"{variant}: {rate:.0f} requests/s of {driver.per_request} images")
@@ -162,14 +167,14 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
                 f"the load will go from {rates[0]:.0f} requests/s to {max(rates):.0f} and back to "
                 f"{rates[-1]:.0f}; objective {1e3 * plan.objective_s:.0f} ms"
             )
-        urls |= served.deploy({"switching": Settings(objective_ms=1e3 * plan.objective_s, **common)})
+        with _step("serve with switching", console):
+            urls |= served.deploy({"switching": Settings(objective_ms=1e3 * plan.objective_s, **common)})
         trials = []
         for name in (f"fixed-{largest}", "switching"):
             with _step(f"load on {name}", console):
                 trials.append(_trial(name, urls[name], driver, plan))
+        console.say("— shut the service down")
     with _step("check every answer", console):
-        if temporary.exists():
-            raise DemoError(f"the cluster left its folder {temporary} behind")
         checked = sum(trial.check_answers(t.records, portfolio, pixels) for t in trials)
     with _step("judge", console):
         _judge(trials, portfolio, test)

@@ -18,9 +18,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import aiohttp
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -28,6 +27,9 @@ from numpy.typing import NDArray
 from jobs import cli
 from jobs.records import Record, save, summarise
 from shifter.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 Spacing = Literal["poisson", "even"]
 
@@ -106,13 +108,15 @@ class _Client:
 
     async def post(self, index: int, scheduled: float, body: bytes) -> None:
         """Sends one request that was due ``scheduled`` seconds from the start."""
+        from aiohttp import ClientError
+
         sent = self.clock() - self.start - scheduled
         status, variant, payload = 0, None, b""
         try:
             async with self._session.post(self._url, data=body) as response:
                 payload = await response.read()
                 status, variant = response.status, response.headers.get("X-Shifter-Variant")
-        except (aiohttp.ClientError, TimeoutError):
+        except (ClientError, TimeoutError):
             pass  # status 0: no answer came, which the record says
         latency = self.clock() - self.start - scheduled
         self._raw.append((index, scheduled, sent, latency, status, variant, payload))
@@ -139,9 +143,11 @@ def _logits(payload: bytes) -> NDArray[np.float32]:
 
 
 def _session(timeout_s: float) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=timeout_s),
+    from aiohttp import ClientSession, ClientTimeout, TCPConnector
+
+    return ClientSession(
+        connector=TCPConnector(limit=0),
+        timeout=ClientTimeout(total=timeout_s),
         headers={"Content-Type": "application/json"},
     )
 
@@ -217,6 +223,7 @@ def main(
     ] = None,
 ) -> None:
     """Put a running service under load; print what it answered, as JSON."""
+    cli.require("load", "train", "aiohttp")
     if (schedule is None) == (saturating is None):
         raise RecipeError("give either --schedule, for an open loop, or --saturate, for a closed one")
     pixels = np.load(images, allow_pickle=False)

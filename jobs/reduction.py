@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -18,16 +19,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from shifter.data import Split, load
-from shifter.data.dataset import Pixels
 from shifter.errors import CheckpointError
 from shifter.pruning.exactness import check_exactness
+from shifter.pruning.memory import measure_memory
 from shifter.pruning.plan import LayerPlan, PrunePlan, plan_round
 from shifter.pruning.profile import (
     accuracy,
     count_parameters,
     measure_latencies,
-    measure_memory,
     parameter_names,
 )
 from shifter.pruning.rebuild import other_tensors, rebuild_graph, rebuild_layer
@@ -36,6 +35,10 @@ from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
 from shifter.switching.engine import OnnxEngine
 from shifter.values import CompressionRatio, Exactness, InputSpec, Profile, Tensors, Variant
+
+if TYPE_CHECKING:
+    from shifter.data import Split
+    from shifter.data.dataset import Pixels
 
 Arrays = dict[str, NDArray[Any]]
 OnEvent = Callable[[dict[str, Any]], None]
@@ -81,6 +84,9 @@ def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent) -> list[Variant]:
     names = variant_names(recipe)
     if all(run.store.exists(run.variant_key(name, "profile.json")) for name in names):
         return [read_variant(run, name) for name in names]
+    # Not above: it imports torch, which no task of this phase needs and each would wait for.
+    from shifter.data import load
+
     dataset = load(recipe.data, recipe.seed)
     evaluation = ray.put(_evaluation(dataset.validation, dataset.test, dataset.input_spec, recipe.seed))
     reduced = _reduce_rounds(run, names, recipe.reduction.round_to, evaluation, on_event)
@@ -239,9 +245,12 @@ def _profile(reduced: Sequence[Reduced], images: NDArray[np.float32], recipe: Re
     batch = np.resize(images, (spec.batch_images, *images.shape[1:]))
     single = measure_latencies(engines, images[:1], spec.samples)
     batched = measure_latencies(engines, batch, max(10, spec.samples // 4))
+    with ThreadPoolExecutor(2) as pool:  # each waits for a process of its own
+        memories = list(
+            pool.map(lambda found: measure_memory(OnnxEngine, found.graph, found.tensors, batch), reduced)
+        )
     variants = []
-    for found in reduced:
-        memory = measure_memory(OnnxEngine, found.graph, found.tensors, batch)
+    for found, memory in zip(reduced, memories, strict=True):
         exactness: Exactness = found.facts["exactness"]
         profile = Profile(
             **(found.facts | {"exactness": exactness}),

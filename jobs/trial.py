@@ -85,7 +85,7 @@ def plan(largest: float, smallest: float) -> Plan:
     """A load that rises above what the largest variant carries and stays well within the smallest's.
 
     All rates are relative to what has just been measured on this machine, busy as it is. The
-    objective is eight times what the largest variant takes for a request: some may wait for one
+    objective is ten times what the largest variant takes for a request: some may wait for one
     another, but there is no time for a queue that grows for seconds.
 
     Args:
@@ -101,11 +101,13 @@ def plan(largest: float, smallest: float) -> Plan:
             "a load between the two needs a factor of 1.6 at least"
         )
     # As far above the one as below the other, but not further than it takes.
-    low, peak = 0.3, min(math.sqrt(ratio), 1.5)
+    low, peak = 0.25, min(math.sqrt(ratio), 1.5)
     rising = [low + (peak - low) * (second + 0.5) / _RAMP_S for second in range(_RAMP_S)]
-    steps = [(2, low), *((1, r) for r in rising), (6, peak), (1, rising[-2]), (1, rising[1]), (7, low)]
+    # The switcher knows a rate from its last hundred requests: the fewer a second, the longer that takes.
+    tail = max(9.0, 300 / largest)
+    steps = [(2, low), *((1, r) for r in rising), (5, peak), (1, rising[-2]), (1, rising[1]), (tail, low)]
     schedule = tuple(Segment(seconds, relative * largest) for seconds, relative in steps)
-    return Plan(schedule, objective_s=max(0.1, 8 / largest))
+    return Plan(schedule, objective_s=max(0.1, 10 / largest))
 
 
 def check_answers(records: Sequence[Record], portfolio: Portfolio, images: NDArray[Any]) -> int:

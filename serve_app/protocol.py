@@ -6,13 +6,13 @@ No Ray, no HTTP framework: bytes and arrays, so that the same functions serve an
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -109,8 +109,8 @@ def _from_image(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.floa
 def _from_json(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[Any]:
     """``{"images": [...]}`` to pixels of shape (n, c, h, w) in 0…pixel_max."""
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
         raise RequestError(f"the body is not JSON: {error}", status=400) from error
     if not isinstance(document, dict) or set(document) != {"images"}:
         found = sorted(document) if isinstance(document, dict) else type(document).__name__
@@ -128,8 +128,7 @@ def _from_json(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[Any]:
         pixels = whole.reshape(-1, *spec.shape)
     else:
         pixels = np.stack([_one_image(image, index, spec) for index, image in enumerate(images)])
-    # NaN fails both comparisons, so this refuses it as well.
-    bad = ~((pixels >= 0) & (pixels <= spec.pixel_max))
+    bad = (pixels < 0) | (pixels > spec.pixel_max)  # JSON knows no NaN
     if bad.any():
         index = int(np.argmax(bad.reshape(len(pixels), -1).any(axis=1)))
         value = pixels[index][bad[index]][0]
@@ -161,8 +160,8 @@ def _wanted(spec: InputSpec) -> str:
     return "an image is a nested list of numbers of shape " + " or ".join(map(str, _shapes(spec)))
 
 
-def answer(variant: str, logits: NDArray[np.float32], spec: InputSpec) -> dict[str, Any]:
-    """What ``POST /predict`` answers: the variant, and per image the class and the logits.
+def answer(variant: str, logits: NDArray[np.float32], spec: InputSpec) -> bytes:
+    """What ``POST /predict`` answers, as JSON: the variant, and per image the class and the logits.
 
     Args:
         logits: float32 of shape (images, classes). Sent in full precision, so that a client can
@@ -171,12 +170,11 @@ def answer(variant: str, logits: NDArray[np.float32], spec: InputSpec) -> dict[s
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
     indices = logits.argmax(axis=1)
-    return {
+    document = {
         "variant": variant,
         "predictions": [
             {"class": spec.classes[index], "index": index, "probability": probability, "logits": row}
-            for index, probability, row in zip(
-                indices.tolist(), probabilities.tolist(), logits.tolist(), strict=True
-            )
+            for index, probability, row in zip(indices.tolist(), probabilities.tolist(), logits, strict=True)
         ],
     }
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -8,7 +8,6 @@ that no request waits for a switch.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections import Counter, deque
@@ -19,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.protocol import answer, decode
 from serve_app.settings import Settings
@@ -113,7 +111,7 @@ class EdgeService:
             )
             answered = await asyncio.wrap_future(self._host.submit(images, overhead=decoding))
             content, encoding = await loop.run_in_executor(
-                self._codec, _timed, _encode, answered.variant, answered.logits, self.input_spec
+                self._codec, _timed, answer, answered.variant, answered.logits, self.input_spec
             )
         finally:
             self._inside -= 1
@@ -167,10 +165,6 @@ def _switch(switch: Switch) -> dict[str, Any]:
         "ahead": switch.ahead,
         "error": switch.error,
     }
-
-
-def _encode(variant: str, logits: NDArray[np.float32], spec: InputSpec) -> bytes:
-    return json.dumps(answer(variant, logits, spec), separators=(",", ":")).encode()
 
 
 def _timed(function: Any, *arguments: Any) -> tuple[Any, float]:

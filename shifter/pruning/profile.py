@@ -1,4 +1,4 @@
-"""Module 5, the model profiler: accuracy, latency, memory and size of every variant.
+"""Module 5, the model profiler: accuracy, latency and size of every variant (memory: ``memory.py``).
 
 Latencies are taken in one run, in turns: a few calls of every variant and of the fused dense
 network, again and again, so that whatever else the machine does falls on all of them alike. The
@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shifter.pruning.graph import is_weight, parse_model
-from shifter.values import Latency, Tensors
+from shifter.values import Latency
 
 Images = NDArray[np.float32]
 Clock = Callable[[], float]
@@ -31,9 +28,6 @@ class Engine(Protocol):
         """Logits (n, classes) of normalised images (n, channels, height, width)."""
         ...
 
-
-LoadEngine = Callable[[bytes, Tensors], Engine]
-"""Loads a weightless graph with its tensors. To measure memory it must be picklable."""
 
 WARM_UP = 5
 TURN = 10
@@ -79,16 +73,6 @@ def summarise(milliseconds: list[float]) -> Latency:
     )
 
 
-def measure_memory(load: LoadEngine, graph: bytes, tensors: Tensors, images: Images) -> int:
-    """Bytes that one loaded engine adds to a fresh process, at its peak, answering ``images``.
-
-    The process holds the deflated inputs too; their bytes are there before and after, and so do
-    not count.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        return alone.submit(_added_bytes, load, graph, dict(tensors), images).result()
-
-
 def parameter_names(architecture: bytes) -> tuple[str, ...]:
     """The checkpoint's trained tensors: weights, biases, scales and shifts, no running statistics."""
     graph = parse_model(architecture).graph
@@ -111,18 +95,3 @@ def count_parameters(arrays: Iterator[NDArray[Any]]) -> tuple[int, int]:
         total += array.size
         nonzero += int(np.count_nonzero(array))
     return total, nonzero
-
-
-def _added_bytes(load: LoadEngine, graph: bytes, tensors: Tensors, images: Images) -> int:
-    before = _resident_bytes("VmRSS")
-    engine = load(graph, tensors)
-    engine.run(images)
-    return max(0, _resident_bytes("VmHWM") - before)
-
-
-def _resident_bytes(field: str) -> int:
-    """Current (VmRSS) or peak (VmHWM) resident bytes of this process, from Linux's procfs."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")

@@ -56,9 +56,9 @@ def test_rounds_and_variants_are_lines() -> None:
     for event in (FINISHED, REDUCED, {"event": "profiling", "variants": 3}):
         console.on_event(event)
     assert stream.getvalue().splitlines() == [
-        "round 1 of 0–2 (2x) is finished: 1,234 weights, validation accuracy 97.50%",
-        "reduced 2x (1 of 3): 5,678 structural parameters, relative error 3.0e-16",
-        "profiling 3 variants",
+        "   0.0 s  round 1 of 0–2 (2x) is finished: 1,234 weights, validation accuracy 97.50%",
+        "   0.0 s  reduced 2x (1 of 3): 5,678 structural parameters, relative error 3.0e-16",
+        "   0.0 s  profiling 3 variants",
     ]
 
 
@@ -68,15 +68,15 @@ def test_epochs_are_told_of_only_after_a_silence() -> None:
         now[0] = moment
         console.on_event(epoch(number))
     assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == [
-        "round 1 (2x), epoch 1 of 4",
-        "round 1 (2x), epoch 3 of 4",
+        "   0.0 s  round 1 (2x), epoch 1 of 4",
+        "   5.0 s  round 1 (2x), epoch 3 of 4",
     ]
 
 
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:
     console, stream, _ = plain()
     console.say("[bold] is in /a/[folder]")
-    assert stream.getvalue() == "[bold] is in /a/[folder]\n"
+    assert stream.getvalue() == "   0.0 s  [bold] is in /a/[folder]\n"
 
 
 def test_an_event_that_is_unknown_is_a_mistake_of_ours() -> None:

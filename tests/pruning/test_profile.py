@@ -7,13 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
+from shifter.errors import EngineError
+from shifter.pruning.memory import measure_memory
 from shifter.pruning.profile import (
     TURN,
     WARM_UP,
     accuracy,
     count_parameters,
     measure_latencies,
-    measure_memory,
     parameter_names,
     summarise,
 )
@@ -85,13 +86,28 @@ def test_parameters_are_counted_without_running_statistics():
     assert nonzero == total - tensors[names[0]].size
 
 
-def load_engine(graph, tensors):
-    return OnnxEngine(graph, tensors)
+def hoard(graph, tensors):
+    """An engine that keeps as many bytes as its graph says."""
+    return Hoarder(np.ones(int(graph), np.uint8))
 
 
-def test_memory_is_that_of_a_fresh_process_and_grows_with_the_weights():
+class Hoarder:
+    def __init__(self, kept):
+        self.kept = kept
+
+    def run(self, images):
+        return images
+
+
+@pytest.mark.parametrize("megabytes", [20, 60])
+def test_memory_is_what_a_fresh_process_grows_by(megabytes):
+    images = np.zeros((1, 1, 2, 2), np.float32)
+    found = measure_memory(hoard, str(megabytes << 20).encode(), {}, images)
+    assert found == pytest.approx(megabytes << 20, rel=0.2)
+
+
+def test_memory_of_an_engine_is_measured_and_a_failure_is_told():
     architecture, tensors, images = random_network("vgg", 3)
-    small = measure_memory(load_engine, architecture, tensors, images)
-    weight = next(name for name, array in tensors.items() if array.ndim == 2)
-    assert small > sum(array.nbytes for array in tensors.values())
-    assert tensors[weight].size
+    assert measure_memory(OnnxEngine, architecture, tensors, images) > sum(a.nbytes for a in tensors.values())
+    with pytest.raises(EngineError, match=r"could not be measured: .*EngineError"):
+        measure_memory(OnnxEngine, b"no graph", {}, images)

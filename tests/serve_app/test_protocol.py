@@ -117,9 +117,6 @@ IMAGE = [ROW] * 4
         ({"images": [[["7"] * 6] * 4]}, r"images\[0\] holds something that is not a number"),
         ({"images": [IMAGE, [[None] * 6] * 4]}, r"images\[1\] holds something that is not a number"),
         ({"images": [[[True] * 6] * 4]}, r"not a number"),
-        ({"images": [[[10**400] * 6] * 4]}, r"not a number"),
-        ({"images": [IMAGE, [[float("nan")] * 6] * 4]}, r"images\[1\] holds the pixel nan: .* 0 and 16"),
-        ({"images": [[[float("inf")] * 6] * 4]}, r"pixel inf"),
         ({"images": [[[-1] * 6] * 4]}, r"pixel -1"),
         ({"images": [[[255] * 6] * 4]}, r"pixel 255: .* between 0 and 16"),
         ({"images": [IMAGE] * 5}, r"5 images in one request: at most 4"),
@@ -131,7 +128,12 @@ def test_wrong_json_is_refused_with_the_image_and_what_is_right(document: object
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff\xfe\x00", b"[" * 20_000, b'{"images": [1' + b"0" * 5000 + b"]}"]
+    "body",
+    [
+        *(b"", b"{", b"\xff\xfe\x00", b"[" * 20_000),
+        b'{"images": [1' + b"0" * 5000 + b"]}",  # a number beyond float64
+        *(b'{"images": [[[NaN]]]}', b'{"images": [[[Infinity]]]}', b'{"images": [[[1e999]]]}'),
+    ],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     refused(body, "application/json")
@@ -211,7 +213,7 @@ def test_channels_that_no_image_file_carries_are_asked_for_as_json() -> None:
     )
 )
 def test_an_answer_carries_the_logits_bitwise_and_their_class(logits: np.ndarray) -> None:
-    document = json.loads(json.dumps(answer("4x", logits, GREY)))
+    document = json.loads(answer("4x", logits, GREY))
     assert document["variant"] == "4x"
     read = np.array([p["logits"] for p in document["predictions"]], np.float32)
     assert np.array_equal(read, logits)

@@ -1,13 +1,16 @@
 """The algorithm: masks shrink, rewinding is bitwise, a stopped run ends where an unbroken one does."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from shifter.data import load
 from shifter.errors import RecipeError, RunError
 from shifter.models import build, initialise, prunable_names
+from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
 from shifter.store import Store
@@ -176,3 +179,12 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(
 def test_check_gives_the_schedule_of_a_recipe_that_fits(recipe, dataset):
     schedule = imp.check(recipe, dataset)
     assert schedule.end.iteration == 3 * (len(dataset.train) // 65)
+
+
+def test_the_embedded_recipe_fits_its_data():
+    embedded = Recipe.load(Path(__file__).parents[2] / "jobs" / "recipes" / "digits.yaml")
+    schedule = imp.check(embedded, load(embedded.data, embedded.seed))
+    assert schedule.rewind < schedule.end
+    # The portfolio's promise: at least seven rounds that prune, to a ratio of 64 or beyond.
+    assert len(embedded.pruning.ratios) >= 7
+    assert embedded.pruning.ratios[-1] >= 64

@@ -55,6 +55,7 @@ def test_two_workers_train_every_round_and_a_finished_run_none(recipe, tmp_path,
     assert {key: run.store.read(key) for key in run.store.list()} == before
 
 
+@pytest.mark.long  # a second fit
 def test_a_workers_error_comes_out_as_it_was_raised(recipe, tmp_path, train):
     training = recipe.training.model_copy(update={"learning_rate": 1e30})
     bad = recipe.model_copy(update={"training": training})
