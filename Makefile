@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt \
-	  --build-constraint constraints.txt --editable '.[$(EXTRAS)]'
+	  --build-constraint constraints.txt --compile-bytecode --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: install  ## the whole chain on real images: train, reduce, pack, serve, switch (minutes)

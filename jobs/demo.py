@@ -21,7 +21,7 @@ from rich.table import Table
 
 from jobs import cli
 from jobs.console import Console, results_only_on_stdout
-from jobs.generate import generate
+from jobs.generate import NEEDED, generate
 from shifter.errors import DemoError, ShifterError
 from shifter.recipe import Recipe
 from shifter.store import Store
@@ -79,16 +79,15 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
 
     if "RAY_ADDRESS" in os.environ:
         raise DemoError("RAY_ADDRESS is set, but the demonstration starts a cluster of its own: unset it")
-    with Descendants() as descendants:
-        with cluster(cpus=recipe.workers) as where:
-            console.say(where)
-            temporary = Path(os.environ["RAY_TMPDIR"])
-            with _step("train, reduce and pack", console):
-                told = generate(recipe, store, name, console)
-                kept = [v for v in told["variants"] if v["kept"]]
-                if len(kept) < 3:
-                    raise DemoError(f"only {len(kept)} variants survive the selection, 3 were expected")
-            trials, plan, checked = serve_and_judge(Path(told["store"]) / told["run"], recipe, console)
+    with Descendants() as descendants, cluster(cpus=recipe.workers) as where:
+        console.say(where)
+        temporary = Path(os.environ["RAY_TMPDIR"])
+        with _step("train, reduce and pack", console):
+            told = generate(recipe, store, name, console)
+            kept = [v for v in told["variants"] if v["kept"]]
+            if len(kept) < 3:
+                raise DemoError(f"only {len(kept)} variants survive the selection, 3 were expected")
+        trials, plan, checked = serve_and_judge(Path(told["store"]) / told["run"], recipe, console)
     with _step("leave nothing behind", console):
         if temporary.exists():
             raise DemoError(f"the cluster left its folder {temporary} behind")
@@ -296,6 +295,7 @@ def main(
     Takes about five minutes on two cores the first time; a finished run in the store is reused.
     Any step that fails, or does not hold what it promises, ends it with a status other than 0.
     """
+    cli.require("demo", "train,edge,report", *NEEDED, "aiohttp", "fastapi", "orjson", "PIL")
     with results_only_on_stdout() as show, Console.open() as console:
         show(demonstrate(Recipe.load(RECIPE, overrides or []), Store.open(store), name, console))
 

@@ -37,7 +37,6 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
     Raises:
         ShifterError: whatever a user can mend, store and recipe before anything is trained.
     """
-    cli.require("generate", "train,report", *NEEDED)
     run = Run.begin(store, recipe, name)
     if run.state == "finished":
         console.say(f"{run.name} is finished already: nothing to do")
@@ -220,7 +219,6 @@ def _table(told: Mapping[str, Any]) -> str:
 
 def plan(recipe: Recipe, name: str | None) -> dict[str, Any]:
     """What ``--dry-run`` tells: the run's name, the resolved recipe, and what it will take."""
-    cli.require("generate", "train,report", *NEEDED)
     from jobs.estimate import estimate
 
     return {"run": name or recipe.run_name(), "recipe": recipe.resolved(), "estimate": estimate(recipe)}
@@ -280,6 +278,7 @@ def main(
     Started again after an interruption, the same command goes on from the last finished round.
     A finished run is left as it is.
     """
+    cli.require("generate", "train,report", *NEEDED)
     with results_only_on_stdout() as show, Console.open() as console:
         resolved = Recipe.load(recipe, overrides or [])
         if dry_run:

@@ -25,7 +25,7 @@ from shifter.switching.engine import OnnxEngine
 # another company, sum in another order: some 1e-6 of the logits' size. Variants of one portfolio
 # lie 1e-2 and more apart.
 _TOLERANCE = 1e-4
-_RAMP_S = 6
+_RAMP_S = 8
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def plan(largest: float, smallest: float) -> Plan:
     # As far above the one as below the other, but not further than it takes.
     low, peak = 0.25, min(math.sqrt(ratio), 1.5)
     rising = [low + (peak - low) * (second + 0.5) / _RAMP_S for second in range(_RAMP_S)]
-    # The switcher knows a rate from its last hundred requests: the fewer a second, the longer that takes.
-    tail = max(9.0, 300 / largest)
+    # The switcher knows a rate from its last fifty requests: the fewer a second, the longer that takes.
+    tail = max(9.0, 200 / largest)
     steps = [(2, low), *((1, r) for r in rising), (5, peak), (1, rising[-2]), (1, rising[1]), (tail, low)]
     schedule = tuple(Segment(seconds, relative * largest) for seconds, relative in steps)
     return Plan(schedule, objective_s=max(0.1, 10 / largest))

@@ -9,8 +9,8 @@ _SHORTEST = 1.0
 _LONGEST = 30.0
 _CALM = 5.0
 _FEW_REQUESTS = 30
-# The relative error of a rate from N arrivals is 1/sqrt(N): 10 % here, as is the weight of a burst of ten.
-_ENOUGH_REQUESTS = 100
+# The relative error of a rate from N arrivals is 1/sqrt(N): 14 % here, and a burst of ten weighs 20 %.
+_ENOUGH_REQUESTS = 50
 
 
 @dataclass(frozen=True)
