@@ -65,6 +65,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
             "train": len(dataset.train),
             "validation": len(dataset.validation),
             "test": len(dataset.test),
+            "skipped": dataset.skipped.count,
         },
         "parameters": sum(p.numel() for p in network.parameters()),
         "prunable_weights": prunable,

@@ -54,6 +54,7 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
 
 
 NEEDED = (
+    "PIL",
     "jinja2",
     "onnx",
     "onnx_ir",
@@ -94,10 +95,22 @@ def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Varian
 
     with cluster(cpus=recipe.workers) as where:
         console.say(where)
+        _tell_of_skipped(recipe, console)
         run.advance("training")
         train(recipe, run.store.uri, run.name, console.on_event)
         run.advance("reducing")
         return reduce_run(run, recipe, console.on_event)
+
+
+def _tell_of_skipped(recipe: Recipe, console: Console) -> None:
+    """Which images the recipe lets be left out because they are bad."""
+    from shifter.data import load
+
+    skipped = load(recipe.data, recipe.seed).skipped
+    for complaint in skipped.first:
+        console.say(f"skipped: {complaint}")
+    if skipped.count:
+        console.say(f"{skipped.count:,} images are bad and are skipped")
 
 
 def _select(profiles: Mapping[str, Profile], recipe: Recipe) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
@@ -219,7 +232,7 @@ def _plan_text(told: Mapping[str, Any]) -> str:
         "",
         f"run       {told['run']}",
         f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
-        f"{images['test']:,} to test",
+        f"{images['test']:,} to test" + (f", {images['skipped']:,} skipped" if images["skipped"] else ""),
         f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
         f"workers   {takes['workers']}",
         f"rounds    {len(takes['rounds'])}, {takes['steps']:,} optimiser steps in all",

@@ -38,6 +38,7 @@ from shifter.values import CompressionRatio, Exactness, InputSpec, Profile, Tens
 
 if TYPE_CHECKING:
     from shifter.data import Split
+    from shifter.data.dataset import Pixels
 
 Arrays = dict[str, NDArray[Any]]
 OnEvent = Callable[[dict[str, Any]], None]
@@ -61,11 +62,12 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Normalised images to prove and to rate a variant on."""
+    """Images to prove and to rate a variant on; ``proof`` normalised, the others as stored."""
 
+    input_spec: InputSpec
     proof: NDArray[np.float32]
-    validation: tuple[NDArray[np.float32], NDArray[np.int64]]
-    test: tuple[NDArray[np.float32], NDArray[np.int64]]
+    validation: tuple[Pixels, NDArray[np.int64]]
+    test: tuple[Pixels, NDArray[np.int64]]
 
 
 def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent) -> list[Variant]:
@@ -89,8 +91,9 @@ def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent) -> list[Variant]:
     evaluation = ray.put(_evaluation(dataset.validation, dataset.test, dataset.input_spec, recipe.seed))
     reduced = _reduce_rounds(run, names, recipe.reduction.round_to, evaluation, on_event)
     on_event({"event": "profiling", "variants": len(reduced)})
-    pixels = dataset.input_spec.normalise(dataset.validation.images)
-    variants = _profile(reduced, pixels, recipe)
+    some = np.arange(min(recipe.profile.batch_images, len(dataset.validation)))
+    images = dataset.input_spec.normalise(dataset.validation.take(some))
+    variants = _profile(reduced, images, recipe)
     for variant, found in zip(variants, reduced, strict=True):
         _write_variant(run, variant, found.plan)
     # Profiles last: they are what says that a run's variants are complete.
@@ -204,7 +207,7 @@ def _prove(
     graph = rebuild_graph(architecture, plan)
     exactness = check_exactness(name, (architecture, sparse), (graph, exact), evaluation.proof, _run_float32)
     tensors = {key: np.ascontiguousarray(array, dtype=np.float32) for key, array in exact.items()}
-    engine = OnnxEngine(graph, tensors)
+    engine = _Normalising(OnnxEngine(graph, tensors), evaluation.input_spec)
     dense, nonzero = count_parameters(sparse[key] for key in parameter_names(architecture))
     facts = {
         "round": index,
@@ -218,6 +221,17 @@ def _prove(
         "exactness": exactness,
     }
     return Reduced(name, graph, tensors, plan, facts)
+
+
+@dataclass(frozen=True)
+class _Normalising:
+    """An engine that reads images as stored: only the batch at hand is ever float32."""
+
+    engine: OnnxEngine
+    input_spec: InputSpec
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return self.engine.run(self.input_spec.normalise(images))
 
 
 def _run_float32(graph: bytes, tensors: Tensors, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -251,12 +265,13 @@ def _profile(reduced: Sequence[Reduced], images: NDArray[np.float32], recipe: Re
 
 
 def _evaluation(validation: Split, test: Split, spec: InputSpec, seed: int) -> Evaluation:
-    real = spec.normalise(validation.images[:REAL_IMAGES])
+    real = spec.normalise(validation.take(np.arange(min(REAL_IMAGES, len(validation)))))
     noise = np.random.default_rng(seed).uniform(0, spec.pixel_max, (RANDOM_IMAGES, *spec.shape))
     return Evaluation(
+        input_spec=spec,
         proof=np.concatenate([real, spec.normalise(noise)]),
-        validation=(spec.normalise(validation.images), validation.labels),
-        test=(spec.normalise(test.images), test.labels),
+        validation=(validation.images, validation.labels),
+        test=(test.images, test.labels),
     )
 
 

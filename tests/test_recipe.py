@@ -96,6 +96,23 @@ def test_an_override_makes_the_section_it_needs() -> None:
     assert data == {"a": {"b": {"c": [1, "x"], "d": 1e-4}}}
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny_imagenet", "image_folder", "parquet"])
+def test_data_can_be_given_whole(path: Path, name: str) -> None:
+    recipe = Recipe.load(path, [f"data={{name: {name}, folder: images, size: 16}}"])
+    assert (recipe.data.name, recipe.data.size) == (name, 16)
+    assert Recipe.model_validate(recipe.resolved()) == recipe
+
+
+def test_only_published_sets_are_augmented_unasked(path: Path) -> None:
+    def crop(data: str) -> int:
+        return Recipe.load(path, [f"data={data}"]).data.augmentation.crop
+
+    assert crop("{name: digits}") == 0
+    assert crop("{name: image_folder, folder: x, size: 8}") == 0
+    assert crop("{name: cifar10, folder: x}") == 4
+    assert crop("{name: cifar10, folder: x, augmentation: {crop: 0}}") == 0
+
+
 def test_a_model_can_be_given_whole(path: Path) -> None:
     recipe = Recipe.load(path, ["model={name: resnet, widths: [8, 16], blocks: 2}"])
     assert recipe.model == ResNetModel(name="resnet", widths=(8, 16), blocks=2)
@@ -126,7 +143,22 @@ WRONG = {
     # Names.
     "model.name=vggg": "model.name: 'vggg' is unknown; known are vgg, resnet",
     "model={stages: [[8]]}": "model.name: missing; known are vgg, resnet",
-    "data.name=cifar": "data.name: 'cifar' is unknown; known are digits",
+    "data.name=cifar": "data.name: 'cifar' is unknown; known are digits, cifar10, cifar100, tiny_imagenet, "
+    "image_folder, parquet",
+    # Images.
+    "data.folder=x": "data.folder: unknown key; known are size, validation, augmentation, name, test",
+    "data={name: cifar10}": "data.folder: missing",
+    "data={name: cifar10, folder: ''}": "data.folder: '' string should have at least 1",
+    "data={name: image_folder, folder: x}": "data.size: missing",
+    "data={name: cifar10, folder: x, test: 0.1}": "data.test: unknown key",
+    "data={name: cifar10, folder: x, bad_rows: keep}": "'keep' is unknown; known are refuse, skip",
+    "data={name: cifar10, folder: x, memory_mb: -1}": "data.memory_mb: -1 should be greater than",
+    "data={name: parquet, folder: x, size: 8, classes: []}": "data.classes: [] should have at least 1 item",
+    "data={name: parquet, folder: x, size: 8, files: {tset: x}}": "tset: unknown key; did you mean test?",
+    "data={name: parquet, folder: x, size: 8, files: {train: null}}": "train: None should be a valid string",
+    "data={name: parquet, folder: x, size: 8, test: 0.95}": "data: validation 0.1 and test 0.95 leave",
+    "data.augmentation={crop: -1}": "data.augmentation.crop: -1 should be greater than or equal to 0",
+    "data.augmentation={flip: 1}": "data.augmentation.flip: 1 should be a valid boolean",
     # Across fields.
     "data.validation=0.8": "data: validation 0.8 and test 0.2 leave nothing to train on",
     "pruning.ratios=[4, 2]": "pruning.ratios: 2 does not come after 4",

@@ -1,6 +1,7 @@
-"""Labelled images: reading, checking, splitting."""
+"""Labelled images: found, decoded once, checked, split, and read by a network batch by batch."""
 
-from shifter.data.dataset import Dataset, Split, check_images
+from shifter.data.dataset import Dataset, Skipped, Split, check_images
+from shifter.data.images import Draw, Images
 from shifter.data.load import load
 
-__all__ = ["Dataset", "Split", "check_images", "load"]
+__all__ = ["Dataset", "Draw", "Images", "Skipped", "Split", "check_images", "load"]

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from shifter.data import Dataset, Split
+from shifter.data import Dataset, Draw, Images, Split
 from shifter.errors import TrainingError
 from shifter.recipe import Training
 from shifter.training import world
 from shifter.training.schedule import Schedule
-from shifter.values import CompressionRatio, InputSpec, Mask, Step, Tensors
+from shifter.values import CompressionRatio, Mask, Step, Tensors
 
 _EVALUATION_BATCH = 512
 
@@ -65,19 +65,6 @@ class Epoch:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Images:
-    """A split as the network reads it."""
-
-    images: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, split: Split, input_spec: InputSpec) -> Images:
-        images = torch.from_numpy(input_spec.normalise(split.images))
-        return cls(images.contiguous(memory_format=torch.channels_last), torch.from_numpy(split.labels))
-
-
 def train_round(
     network: nn.Module,
     dataset: Dataset,
@@ -106,8 +93,8 @@ def train_round(
     # Weights that decay towards zero become denormal, and denormals cost up to 50 times the time.
     torch.set_flush_denormal(True)
     world.require_same(round.mask.digest(), "masks")
-    train = Images.of(dataset.train, dataset.input_spec)
-    validation = Images.of(dataset.validation, dataset.input_spec)
+    train = _images(dataset, dataset.train)
+    validation = _images(dataset, dataset.validation)
     network.to(memory_format=torch.channels_last)
     load_state(network, round.start)
     pruned = _Pruned(network, round.mask)
@@ -127,7 +114,9 @@ def train_round(
             on_rewind_point(state_of(network))
         optimiser.param_groups[0]["lr"] = schedule.learning_rate_at(Step(iteration))
         batch = _batch(len(dataset.train), iteration, schedule, training.batch_size, seed, round.index)
-        loss_sum += _step(model, optimiser, train, batch)
+        epoch = iteration // schedule.iterations_per_epoch
+        draw = Draw(dataset.augmentation, seed, round.index, epoch)
+        loss_sum += _step(model, optimiser, train, batch, draw)
         pruned.zero()
         iterations += 1
         if (iteration + 1) % schedule.iterations_per_epoch == 0:
@@ -144,8 +133,12 @@ def train_round(
             began, loss_sum, iterations = time.perf_counter(), 0.0, 0
     tensors = state_of(network)
     _require_pruned(tensors, round.mask)
-    test = Images.of(dataset.test, dataset.input_spec)
+    test = _images(dataset, dataset.test)
     return Trained(tensors, accuracy, evaluate(network, test))
+
+
+def _images(dataset: Dataset, split: Split) -> Images:
+    return Images.of(split, dataset.input_spec, memory_limit=dataset.memory_limit)
 
 
 def evaluate(network: nn.Module, data: Images) -> float:
@@ -154,7 +147,7 @@ def evaluate(network: nn.Module, data: Images) -> float:
     right = 0
     with torch.inference_mode():
         for part in torch.split(world.share(torch.arange(len(data.labels))), _EVALUATION_BATCH):
-            answers = network(data.images[part]).argmax(1)
+            answers = network(data.read(part)).argmax(1)
             right += int((answers == data.labels[part]).sum())
     network.train()
     (all_right,) = world.total(right)
@@ -233,11 +226,13 @@ def _permutation(images: int, seed: int, round: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, round, epoch]).permutation(images))
 
 
-def _step(model: nn.Module, optimiser: torch.optim.Optimizer, data: Images, batch: Tensor) -> float:
+def _step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, data: Images, batch: Tensor, draw: Draw
+) -> float:
     """One optimiser step on the global ``batch``; this worker's part of its mean loss."""
     part = world.share(batch)
     optimiser.zero_grad()
-    logits = model(data.images[part])
+    logits = model(data.read(part, draw))
     # The workers' losses add up to the global batch's mean, also when their parts are unequal.
     loss = functional.cross_entropy(logits, data.labels[part], reduction="sum") / len(batch)
     torch.autograd.backward(loss * world.size())

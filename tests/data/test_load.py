@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from shifter.data import check_images, load
-from shifter.data.load import split_indices
+from shifter.data.splitting import split_indices
 from shifter.errors import DataError
-from shifter.recipe import DataSpec
+from shifter.recipe import Digits
 
-SPEC = DataSpec(name="digits", validation=0.1, test=0.2)
+SPEC = Digits(name="digits", validation=0.1, test=0.2)
 LABELS = load_digits().target.astype(np.int64)
 
 

@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from shifter.data import load
+from shifter.data import Images, load
 from shifter.errors import TrainingError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.archive import Archive
 from shifter.training.imp import iterative_magnitude_pruning
-from shifter.training.loop import Images, Round, evaluate, state_of, train_round
+from shifter.training.loop import Round, evaluate, state_of, train_round
 from shifter.training.ranking import dense_mask
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Mask, Step

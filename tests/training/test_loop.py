@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from shifter.data import Images
 from shifter.errors import TrainingError
 from shifter.models import build, initialise, prunable_names
-from shifter.training.loop import Images, Round, evaluate, load_state, state_of, train_round
+from shifter.training.loop import Round, evaluate, load_state, state_of, train_round
 from shifter.training.ranking import dense_mask, rank_by_magnitude
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
@@ -148,7 +149,8 @@ def test_every_image_is_counted_once(network, dataset):
     network.eval()
     with torch.inference_mode():
         right = sum(
-            int(network(data.images[i : i + 1]).argmax() == data.labels[i]) for i in range(len(data.labels))
+            int(network(data.read(torch.tensor([i]))).argmax() == data.labels[i])
+            for i in range(len(data.labels))
         )
     assert accuracy == right / len(data.labels)
 
