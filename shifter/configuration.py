@@ -6,15 +6,26 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from shifter.errors import RecipeError
 
 Location = tuple[int | str, ...]
+
+# Strict: `true` is no number, and a number in quotes is text.
+Int = Annotated[int, Field(strict=True)]
+Float = Annotated[float, Field(strict=True)]
+Count = Annotated[Int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    """A section of what a user writes: frozen, without unknown keys, without NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -119,10 +130,11 @@ def _explain_value(path: str, part: Any, fault: ErrorDetails) -> list[str]:
     if kind == "missing":
         return [f"{path}: missing"]
     if kind == "union_tag_not_found":
-        return [f"{path}.name: missing; known are {', '.join(_tagged(part))}"]
+        return [f"{path}.name: missing; known are {', '.join(_names(part))}"]
     if kind == "union_tag_invalid":
         tag = value["name"] if isinstance(value, Mapping) else value
-        return [f"{path}.name: {tag!r} is unknown; known are {', '.join(_tagged(part))}"]
+        known = nearest_first(str(tag), _names(part))
+        return [f"{path}.name: {tag!r} is unknown; known are {', '.join(known)}"]
     if kind == "literal_error":
         return [f"{path}: {value!r} is unknown; known are {', '.join(get_args(part))}"]
     if kind == "value_error":
@@ -157,11 +169,34 @@ def _walk(root: type[BaseModel], location: Location) -> tuple[list[str], Any]:
     return keys, part
 
 
+def nearest_first(word: str, known: Iterable[str]) -> list[str]:
+    """The ``known`` words, those most like ``word`` first."""
+
+    def likeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, word.lower(), other.lower()).ratio()
+
+    return sorted(known, key=likeness, reverse=True)
+
+
+def _names(annotation: Any) -> list[str]:
+    """What a user may write for ``name`` in a union of models; a member may list its own."""
+    found: list[str] = []
+    for tag, member in _tagged(annotation).items():
+        found += getattr(member, "known_names", (tag,))
+    return found
+
+
 def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
-    """Members of a union of models by the ``name`` that chooses them; empty for anything else."""
+    """Members of a union of models by the ``name`` that chooses them; empty for anything else.
+
+    A member with a :class:`pydantic.Tag` goes by that.
+    """
     members: dict[str, type[BaseModel]] = {}
     for member in get_args(annotation):
-        if isinstance(member, type) and issubclass(member, BaseModel) and "name" in member.model_fields:
+        if get_origin(member) is Annotated:
+            model, *notes = get_args(member)
+            members |= {note.tag: model for note in notes if isinstance(note, Tag)}
+        elif isinstance(member, type) and issubclass(member, BaseModel) and "name" in member.model_fields:
             tag = member.model_fields["name"].annotation
             if get_origin(tag) is Literal:
                 members[get_args(tag)[0]] = member

@@ -8,7 +8,7 @@
     ├── StoreError         artifacts cannot be written or read                (also an OSError)
     ├── RunError           a run cannot be started or continued as asked
     ├── TrainingError      training diverged, or its workers failed
-    ├── CheckpointError    a sparse checkpoint is broken or does not fit      (also a ValueError)
+    ├── CheckpointError    a checkpoint is broken or does not fit             (also a ValueError)
     ├── GraphError         a network's graph cannot be used                   (also a ValueError)
     ├── InexactError       a reduced variant does not compute what its checkpoint computes
     ├── PackageError       a portfolio is broken, hostile or of another format (also a ValueError)
@@ -47,7 +47,7 @@ class TrainingError(ShifterError):
 
 
 class CheckpointError(ShifterError, ValueError):
-    """A sparse checkpoint is broken, or does not fit the network."""
+    """A sparse checkpoint or a file of weights is broken, or does not fit the network."""
 
 
 class GraphError(ShifterError, ValueError):

@@ -13,10 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from shifter.configuration import apply_override, explain, read_mapping
+from shifter.configuration import Count, Float, Int, apply_override, explain, read_mapping
+from shifter.configuration import Part as _Part
 from shifter.errors import RecipeError
+from shifter.model_spec import FunctionModel, Model, ResNetModel, TorchvisionModel, VggModel, WeightsFile
 from shifter.values import Step
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Cifar100",
     "DataSpec",
     "Digits",
+    "FunctionModel",
     "ImageFolder",
     "Parquet",
     "ParquetFiles",
@@ -36,52 +39,17 @@ __all__ = [
     "Selection",
     "StoredSpec",
     "TinyImageNet",
+    "TorchvisionModel",
     "Training",
     "VggModel",
+    "WeightsFile",
     "differences",
+    "identity",
 ]
 
-# Strict: `true` is no number, and a number in quotes is text.
-Int = Annotated[int, Field(strict=True)]
-Float = Annotated[float, Field(strict=True)]
-Count = Annotated[Int, Field(ge=1)]
 Fraction = Annotated[Float, Field(gt=0, lt=1)]
 Ratio = Annotated[Float, Field(gt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class VggModel(_Part):
-    """VGG for small images: 3x3 convolutions with batch norm and ReLU, one linear layer.
-
-    ``stages``: widths of the convolutions of each stage; a 2x2 max pooling stands between stages.
-    """
-
-    name: Literal["vgg"]
-    stages: Annotated[tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...], Field(min_length=1)]
-
-    def smallest_image(self) -> int:
-        """Every pooling halves the image, which must keep a pixel."""
-        return int(2 ** (len(self.stages) - 1))
-
-
-class ResNetModel(_Part):
-    """CIFAR ResNet: a 3x3 stem, then per width a stage of ``blocks`` basic blocks.
-
-    Stages after the first begin with stride 2; a shortcut is a projection (1x1 convolution and batch
-    norm) where the shape changes, the identity elsewhere.
-    """
-
-    name: Literal["resnet"]
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
-    blocks: Count
-
-    def smallest_image(self) -> int:
-        """A stride of 2 rounds up: one pixel stays one pixel."""
-        return 1
 
 
 class Augmentation(_Part):
@@ -333,7 +301,7 @@ class Recipe(_Part):
     name: Name
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     workers: Count = 1
-    model: Annotated[VggModel | ResNetModel, Field(discriminator="name")]
+    model: Model
     data: Annotated[DataSpec, Field(discriminator="name")]
     training: Training
     pruning: Pruning
@@ -399,8 +367,8 @@ class Recipe(_Part):
         return self.model_dump(mode="json")
 
     def digest(self) -> str:
-        """sha256 of the resolved recipe as canonical JSON."""
-        canonical = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"))
+        """sha256 of the resolved recipe's :func:`identity` as canonical JSON."""
+        canonical = json.dumps(identity(self.resolved()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def run_name(self) -> str:
@@ -408,8 +376,25 @@ class Recipe(_Part):
         return f"{self.name}-{self.digest()[:8]}"
 
     def difference(self, other: Recipe) -> list[str]:
-        """What changes from this recipe to ``other``, one line ``path: old → new`` each."""
-        return [f"{p}: {a} → {b}" for p, a, b in differences(self.resolved(), other.resolved())]
+        """What changes from this recipe to ``other``, one line ``path: old → new`` each.
+
+        Nothing does where both have the same :meth:`digest`.
+        """
+        old, new = identity(self.resolved()), identity(other.resolved())
+        return [f"{p}: {a} → {b}" for p, a, b in differences(old, new)]
+
+
+def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved recipe decides the results: everything but where its files lie.
+
+    A file counts by the sha256 of its content, so that one that was moved is the same recipe, and
+    one that was changed another.
+    """
+    return {
+        key: identity(value) if isinstance(value, Mapping) else value
+        for key, value in resolved.items()
+        if not (key == "path" and "sha256" in resolved)
+    }
 
 
 def differences(

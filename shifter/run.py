@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shifter.errors import RunError
-from shifter.recipe import Recipe, differences
+from shifter.recipe import Recipe, differences, identity
 from shifter.store import Store
 
 State = Literal["training", "reducing", "packing", "finished", "failed"]
@@ -170,7 +170,7 @@ class Run:
 
     def _check_recipe(self, recipe: Recipe) -> None:
         self._check_format()
-        found = list(differences(self.record["recipe"], recipe.resolved()))
+        found = list(differences(identity(self.record["recipe"]), identity(recipe.resolved())))
         if found:
             lines = [f"{path}: the run has {old}, the recipe says {new}" for path, old, new in found]
             raise RunError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from pydantic import ValidationError
 
 from shifter.configuration import apply_override
 from shifter.errors import RecipeError
-from shifter.recipe import Recipe, ResNetModel, VggModel, differences
+from shifter.recipe import (
+    FunctionModel,
+    Recipe,
+    ResNetModel,
+    TorchvisionModel,
+    VggModel,
+    WeightsFile,
+    differences,
+)
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -118,6 +127,71 @@ def test_a_model_can_be_given_whole(path: Path) -> None:
     assert recipe.model == ResNetModel(name="resnet", widths=(8, 16), blocks=2)
 
 
+def test_a_preset_is_what_it_stands_for(path: Path) -> None:
+    preset = Recipe.load(path, ["model={name: resnet20}"])
+    written = Recipe.load(path, ["model={name: resnet, widths: [16, 32, 64], blocks: 3, weights: openlth}"])
+    assert preset == written
+    assert preset.run_name() == written.run_name()
+    assert Recipe.model_validate(preset.resolved()) == preset
+    with_others = Recipe.load(path, ["model={name: resnet20, weights: he}"])
+    assert preset.difference(with_others) == ["model.weights: openlth → he"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("torchvision:resnet18", TorchvisionModel), ("package.module:function", FunctionModel)],
+)
+def test_a_network_by_name_keeps_its_arguments(path: Path, name: str, kind: type[Any]) -> None:
+    recipe = Recipe.load(path, [f"model={{name: '{name}', arguments: {{width: 3, deep: [1, x]}}}}"])
+    assert isinstance(recipe.model, kind)
+    assert recipe.resolved()["model"] == {
+        "name": name,
+        "arguments": {"width": 3, "deep": [1, "x"]},
+        "weights": "own",
+    }
+    assert Recipe.model_validate(recipe.resolved()) == recipe
+
+
+def test_a_file_of_weights_counts_by_its_content(path: Path, tmp_path: Path) -> None:
+    def recipe_with(content: bytes, place: str) -> Recipe:
+        file = tmp_path / place
+        file.write_bytes(content)
+        return Recipe.load(path, [f"model.weights={file}"])
+
+    first = recipe_with(b"one", "a.pt")
+    moved = recipe_with(b"one", "b.safetensors")
+    changed = recipe_with(b"two", "a.pt")
+    assert first.resolved()["model"]["weights"] == {
+        "path": str(tmp_path / "a.pt"),
+        "sha256": hashlib.sha256(b"one").hexdigest(),
+    }
+    assert first.digest() == moved.digest() != changed.digest()
+    assert first.difference(moved) == []
+    assert first.difference(changed) == [
+        f"model.weights.sha256: {hashlib.sha256(b'one').hexdigest()} → {hashlib.sha256(b'two').hexdigest()}"
+    ]
+
+
+def test_a_resolved_recipe_keeps_the_content_it_was_resolved_with(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    file.write_bytes(b"one")
+    recipe = Recipe.load(path, [f"model.weights={file}"])
+    file.write_bytes(b"two")
+    assert Recipe.model_validate(recipe.resolved()) == recipe
+    file.unlink()
+    assert Recipe.model_validate(recipe.resolved()).digest() == recipe.digest()
+
+
+def test_a_relative_path_starts_at_the_working_directory(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.pt").write_bytes(b"one")
+    monkeypatch.chdir(tmp_path)
+    weights = Recipe.load(path, ["model.weights=a.pt"]).model.weights
+    assert isinstance(weights, WeightsFile)
+    assert weights.path == str(tmp_path / "a.pt")
+
+
 WRONG = {
     # Keys.
     "training.epoch=3": "training.epoch: unknown key; did you mean epochs?",
@@ -141,8 +215,6 @@ WRONG = {
     "model.stages=[[]]": "model.stages.0: [] should have at least 1 item",
     "name=a b": "name: 'a b' should be 1 to 64 letters",
     # Names.
-    "model.name=vggg": "model.name: 'vggg' is unknown; known are vgg, resnet",
-    "model={stages: [[8]]}": "model.name: missing; known are vgg, resnet",
     "data.name=cifar": "data.name: 'cifar' is unknown; known are digits, cifar10, cifar100, tiny_imagenet, "
     "image_folder, parquet",
     # Images.
@@ -159,6 +231,19 @@ WRONG = {
     "data={name: parquet, folder: x, size: 8, test: 0.95}": "data: validation 0.1 and test 0.95 leave",
     "data.augmentation={crop: -1}": "data.augmentation.crop: -1 should be greater than or equal to 0",
     "data.augmentation={flip: 1}": "data.augmentation.flip: 1 should be a valid boolean",
+    "model.name=vggg": "model.name: 'vggg' is unknown; known are vgg, vgg",
+    "model.name=resnet21": "model.name: 'resnet21' is unknown; known are resnet20, resnet",
+    "model={stages: [[8]]}": "model.name: missing; known are vgg, vgg11, vgg13, vgg16, vgg19, resnet, ",
+    "model=vgg": "model: 'vgg' should be a mapping, e.g. {name: resnet20}",
+    "model.name=vgg16": "model: vgg16 has its own stages: to choose them, write name: vgg",
+    "model={name: 'torchvision:'}": "model.name: 'torchvision:' should read like torchvision:resnet18",
+    "model={name: 'a.b:c.d'}": "model.name: 'a.b:c.d' should read like my_package.networks:small",
+    "model={name: 'a:b', argument: {}}": "model.argument: unknown key; did you mean arguments?",
+    "model={name: 'a:b', arguments: {when: 2020-01-01}}": "model.arguments.when",
+    "model.weights=openth": "model.weights: 'openth' should be he, openlth, own, or a file whose name",
+    "model.weights=nowhere.pt": "nowhere.pt cannot be read: No such file",
+    "model.weights={path: a.pt}": "model.weights: {'path': 'a.pt'} should be he, openlth, own, or a file",
+    "model.weights={path: a.pt, sha256: abc}": "model.weights: {'path': 'a.pt', 'sha256': 'abc'} should be",
     # Across fields.
     "data.validation=0.8": "data: validation 0.8 and test 0.2 leave nothing to train on",
     "pruning.ratios=[4, 2]": "pruning.ratios: 2 does not come after 4",

@@ -53,6 +53,20 @@ def test_the_same_recipe_goes_on_with_the_same_run(store: Store) -> None:
     assert len(again.record["resumed"]) == 1
 
 
+def test_weights_that_moved_are_the_same_run_and_changed_ones_another(store: Store, tmp_path: Path) -> None:
+    def with_weights(place: str, content: bytes) -> Recipe:
+        (tmp_path / place).write_bytes(content)
+        weights = str(tmp_path / place)
+        return recipe(model={"name": "vgg", "stages": [[8]], "weights": weights})
+
+    run = Run.begin(store, with_weights("a.pt", b"one"), "mine")
+    assert Run.begin(store, with_weights("b.pt", b"one"), "mine") == run
+    with pytest.raises(
+        RunError, match=r"model\.weights\.sha256: the run has 7692c3ad.*, the recipe says 3fc4"
+    ):
+        Run.begin(store, with_weights("a.pt", b"two"), "mine")
+
+
 def test_a_name_given_by_the_user_is_used(store: Store) -> None:
     assert Run.begin(store, recipe(), "mine").name == "mine"
     assert store.list() == ["mine/run.json"]

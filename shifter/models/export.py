@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -34,7 +36,9 @@ def export_architecture(module: nn.Module, input_spec: InputSpec) -> bytes:
         model = _trace(module, input_spec)
     finally:
         module.train(was_training)
-    optimizer.fold_constants(model)
+    weights = module.state_dict().keys()
+    # A transposed weight would become a constant: a copy of it under another name.
+    optimizer.fold_constants(model, should_fold=lambda node: False if _reads(node, weights) else None)
     RemoveUnusedNodesPass()(model)
     _drop_weights(model, module)
     _drop_notes(model)
@@ -65,6 +69,10 @@ def _trace(module: nn.Module, input_spec: InputSpec) -> ir.Model:
         ) from error
     assert program is not None
     return program.model
+
+
+def _reads(node: ir.Node, names: Collection[str]) -> bool:
+    return any(value is not None and value.name in names for value in node.inputs)
 
 
 def _drop_weights(model: ir.Model, module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from shifter.data import Dataset
-from shifter.models import build, export_architecture, initialise, prunable_names
+from shifter.models import create, export_architecture, prunable_names
 from shifter.recipe import Recipe
 from shifter.training import world
 from shifter.training.archive import Archive
@@ -91,11 +91,8 @@ def check(recipe: Recipe, dataset: Dataset) -> Schedule:
 
 
 def _network(recipe: Recipe, dataset: Dataset) -> nn.Module:
-    """The network at its first weights, which only the seed decides."""
-    spec = dataset.input_spec
-    network = build(recipe.model, classes=len(spec.classes), channels=spec.channels)
-    initialise(network, recipe.seed)
-    return network
+    """The network at its first weights, which the recipe alone decides."""
+    return create(recipe.model, dataset.input_spec, recipe.seed)
 
 
 def _reporter(recipe: Recipe, round: Round, on_event: OnEvent) -> Callable[[Epoch], None]:
