@@ -215,8 +215,8 @@ WRONG = {
     "model.stages=[[]]": "model.stages.0: [] should have at least 1 item",
     "name=a b": "name: 'a b' should be 1 to 64 letters",
     # Names.
-    "data.name=cifar": "data.name: 'cifar' is unknown; known are digits, cifar10, cifar100, tiny_imagenet, "
-    "image_folder, parquet",
+    "data.name=cifar": "data.name: 'cifar' is unknown; known are cifar10, cifar100, image_folder, "
+    "parquet, tiny_imagenet, digits",
     # Images.
     "data.folder=x": "data.folder: unknown key; known are size, validation, augmentation, name, test",
     "data={name: cifar10}": "data.folder: missing",
