@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 OnEvent = Callable[[dict[str, Any]], None]
 
-TASK_BYTES = 8 * 2**20
+TASK_BYTES = 256 * 2**10
 """Weights that one rebuild task is given at least: a task costs about a millisecond by itself."""
 REAL_IMAGES, RANDOM_IMAGES = 24, 8
 """Images on which each variant is proved."""
@@ -154,7 +154,7 @@ def _reduce_rounds(
 
 
 def batches(layers: Sequence[LayerPlan], task_bytes: int) -> Iterator[tuple[LayerPlan, ...]]:
-    """Groups layers, in order, so that each group but the last holds ``task_bytes`` of kept weights."""
+    """Groups layers, in order, so that each but the last reads about ``task_bytes``."""
     group: list[LayerPlan] = []
     size = 0
     for part in layers:

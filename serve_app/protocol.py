@@ -120,6 +120,10 @@ def _from_json(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[Any]:
         raise RequestError('"images" must be a list of at least one image')
     if len(images) > limits.images:
         raise RequestError(f"{len(images)} images in one request: at most {limits.images}", status=413)
+    if body.count(b'"') > 2:  # more than the key: numpy would pad every text to the longest one's length
+        for index, image in enumerate(images):
+            if _holds_text(image):
+                raise RequestError(f"images[{index}] holds something that is not a number: {_wanted(spec)}")
     try:
         whole = np.array(images)
     except ValueError:  # ragged: images differ in shape, or one is broken
@@ -137,6 +141,18 @@ def _from_json(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[Any]:
             f"pixels of this model lie between 0 and {spec.pixel_max:g}"
         )
     return pixels
+
+
+def _holds_text(image: object) -> bool:
+    """Whether a text or an object is anywhere in it; without recursion, however deep it nests."""
+    left = [image]
+    while left:
+        one = left.pop()
+        if isinstance(one, str | dict):
+            return True
+        if isinstance(one, list):
+            left.extend(one)
+    return False
 
 
 def _one_image(image: object, index: int, spec: InputSpec) -> NDArray[Any]:

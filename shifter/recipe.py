@@ -19,7 +19,7 @@ from shifter.configuration import Count, Float, Int, apply_override, explain, re
 from shifter.configuration import Part as _Part
 from shifter.errors import RecipeError
 from shifter.model_spec import FunctionModel, Model, ResNetModel, TorchvisionModel, VggModel, WeightsFile
-from shifter.values import Step
+from shifter.values import CompressionRatio, Step
 
 __all__ = [
     "Augmentation",
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 Fraction = Annotated[Float, Field(gt=0, lt=1)]
-Ratio = Annotated[Float, Field(gt=1)]
+Ratio = Annotated[Float, Field(gt=1, lt=1e9)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -262,7 +262,7 @@ class Pruning(_Part):
     @classmethod
     def _ratios_rise(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
         for lower, higher in pairwise(ratios):
-            if lower >= higher:
+            if lower >= higher or str(CompressionRatio(lower)) == str(CompressionRatio(higher)):
                 raise ValueError(
                     f"{higher:g} does not come after {lower:g}: every ratio should exceed the last"
                 )

@@ -63,7 +63,7 @@ class CompressionRatio:
         return max(1, round(total / self.value))
 
     def __str__(self) -> str:
-        return f"{self.value:g}x"
+        return f"{self.value:.10g}x"
 
 
 class Mask(Mapping[str, NDArray[np.bool_]]):

@@ -135,7 +135,9 @@ def _through(node: Node, sources: list[Channels], network: Network) -> Channels:
 
 
 def _counts_padding(node: Node) -> bool:
-    return any(node.attributes.get("pads", ())) or bool(node.attributes.get("ceil_mode", 0))
+    get = node.attributes.get
+    automatic = get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return automatic or any(get("pads", ())) or bool(get("ceil_mode", 0))
 
 
 def _width(network: Network, name: str) -> int:

@@ -6,6 +6,7 @@ checkpoint's tensors. Nothing here needs the weights themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -123,7 +124,11 @@ def parse_model(architecture: bytes) -> ir.Model:
         GraphError: if the bytes are not an ONNX model, or an input's rank is not known.
     """
     try:
-        model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(architecture))
+        proto = onnx.ModelProto.FromString(architecture)
+        known = {info.name for info in (*proto.graph.value_info, *proto.graph.output)}
+        if any(name and name not in known for node in proto.graph.node for name in node.output):
+            proto = onnx.shape_inference.infer_shapes(proto)
+        model: ir.Model = ir.from_proto(proto)
     except Exception as error:
         raise GraphError(f"the architecture is not an ONNX model: {error}") from error
     if not model.graph.outputs:
@@ -143,8 +148,10 @@ def read_network(model: ir.Model) -> Network:
     graph = model.graph
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     nodes: list[Node] = []
+    constants: set[str] = set()
     for node in graph:
         if node.op_type == "Constant":
+            constants.add(_name(node.outputs[0]))
             continue
         if node.op_type == "BatchNormalization" and (before := _layer_before(node, nodes)) is not None:
             layer = nodes[before].layer
@@ -154,7 +161,9 @@ def read_network(model: ir.Model) -> Network:
             output = _name(node.outputs[0])
             nodes[before] = replace(nodes[before], layer=replace(layer, norm=norm), output=output)
             continue
-        nodes.append(_read_node(node))
+        read = _read_node(node, constants)
+        nodes.append(read)
+        nodes += [replace(read, output=_name(other)) for other in node.outputs[1:] if other.uses()]
     return Network(
         inputs=tuple(_name(v) for v in graph.inputs),
         outputs=tuple(_name(v) for v in graph.outputs),
@@ -168,8 +177,10 @@ def is_weight(value: ir.Value | None) -> bool:
     return value is not None and isinstance(value.const_value, ir.ExternalTensor)
 
 
-def _read_node(node: ir.Node) -> Node:
-    activations = tuple(_name(v) for v in node.inputs if v is not None and v.const_value is None)
+def _read_node(node: ir.Node, constants: set[str]) -> Node:
+    activations = tuple(
+        _name(v) for v in node.inputs if v is not None and v.const_value is None and v.name not in constants
+    )
     attributes = {a.name: a.value for a in node.attributes.values()}
     read = Node(node.op_type, node.name or "", activations, _name(node.outputs[0]), attributes)
     if len(node.outputs) == 1 and node.domain in ("", "ai.onnx"):
@@ -201,6 +212,8 @@ def _read_add(node: ir.Node, read: Node) -> Node:
 
 
 def _read_clip(node: ir.Node, read: Node) -> Node:
+    if "min" in read.attributes or "max" in read.attributes:
+        return replace(read, trouble="Clip of an opset before 11")
     bounds: dict[str, float] = {}
     for name, value in zip(("low", "high"), node.inputs[1:3], strict=False):
         if value is None:
@@ -247,18 +260,21 @@ def _layer_before(node: ir.Node, nodes: list[Node]) -> int | None:
     source = node.inputs[0]
     if source is None or len(source.uses()) != 1 or source.is_graph_output():
         return None
-    if not all(is_weight(v) for v in node.inputs[1:5]) or len(node.outputs) != 1:
+    own = all(v is not None and is_weight(v) and len(v.uses()) == 1 for v in node.inputs[1:5])
+    if not own or len(node.outputs) != 1:
         return None
     for index, read in enumerate(nodes):
         if read.output == source.name and read.layer is not None and read.op == "Conv":
-            return index
+            return index if read.layer.norm is None else None
     return None
 
 
 def _flattens(node: ir.Node) -> bool:
     source, result = (_shape(v) for v in (node.inputs[0], node.outputs[0]))
-    fixed = all(size is not None for size in source[1:])
-    return len(source) > 2 and fixed and len(result) == 2 and source[0] == result[0] and result[1] is not None
+    if len(source) < 3 or len(result) != 2 or source[0] != result[0]:
+        return False
+    sizes = [size for size in source[1:] if size is not None]
+    return len(sizes) == len(source) - 1 and result[1] == math.prod(sizes)
 
 
 def _axes(node: ir.Node) -> list[int] | None:

@@ -39,9 +39,8 @@ def measure_memory(load: LoadEngine, graph: bytes, tensors: Tensors, images: NDA
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     if done.returncode != 0:
-        raise EngineError(
-            f"the memory of a variant could not be measured: {done.stderr.decode().splitlines()[-1]}"
-        )
+        said = done.stderr.decode().splitlines() or [f"its process ended with status {done.returncode}"]
+        raise EngineError(f"the memory of a variant could not be measured: {said[-1]}")
     return int(done.stdout.split()[-1])
 
 

@@ -18,17 +18,25 @@ def select(
     """Splits variants into those kept, largest first, and those discarded, each with what beats it.
 
     Args:
-        accuracy_tolerance, size_tolerance: two variants whose validation accuracies differ by no
-            more than the first, and whose bytes by no more than the second (a fraction of the
-            larger), are near-twins. 0 and 0 find none but equals.
+        accuracy_tolerance, size_tolerance: two variants whose latencies are not told apart, whose
+            validation accuracies differ by no more than the first, and whose bytes by no more than
+            the second (a fraction of the larger), are near-twins. 0 and 0 find none but equals.
     """
     discarded: dict[str, Discarded] = {}
-    for name, profile in profiles.items():
-        rivals = [other for other in profiles if other != name and _beats(profiles[other], profile)]
-        if rivals:
-            best = min(rivals, key=lambda rival: (profiles[rival].tensor_bytes, rival))
-            discarded[name] = Discarded(name, best, _why(best, profiles[best], profile))
-    kept = [name for name in profiles if name not in discarded]
+    kept: list[str] = []
+
+    def order_of_beating(name: str) -> tuple[int, float, float]:
+        one = profiles[name]
+        return one.tensor_bytes, -one.validation_accuracy, one.latency.p50_ms
+
+    # Whatever beats a variant comes before it in this order, and only what is kept may beat: "not told
+    # apart" is not transitive, and a variant must not go for one that is itself not there.
+    for name in sorted(profiles, key=order_of_beating):
+        best = next((rival for rival in kept if _beats(profiles[rival], profiles[name])), None)
+        if best is None:
+            kept.append(name)
+        else:
+            discarded[name] = Discarded(name, best, _why(best, profiles[best], profiles[name]))
     kept.sort(key=lambda name: (-profiles[name].validation_accuracy, profiles[name].tensor_bytes, name))
     distinct: list[str] = []
     for name in kept:  # the most accurate first, so that of twins the better one stays
@@ -65,7 +73,9 @@ def _slower(one: Profile, other: Profile) -> bool:
 def _twins(one: Profile, other: Profile, accuracy_tolerance: float, size_tolerance: float) -> bool:
     sizes = sorted((one.tensor_bytes, other.tensor_bytes))
     return (
-        abs(one.validation_accuracy - other.validation_accuracy) <= accuracy_tolerance
+        not _slower(one, other)
+        and not _slower(other, one)
+        and abs(one.validation_accuracy - other.validation_accuracy) <= accuracy_tolerance
         and sizes[1] - sizes[0] <= size_tolerance * sizes[1]
     )
 

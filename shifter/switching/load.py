@@ -21,7 +21,7 @@ class Service:
         variant: the variant that answered it.
         images: how many it carried.
         seconds: time of the engine's call. overhead: time that the server spent on the request
-            besides (decoding, encoding), whichever the variant. Waiting counts in neither.
+            besides (decoding), whichever the variant. Waiting counts in neither.
     """
 
     variant: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -302,3 +303,47 @@ def test_a_checkpoint_that_does_not_fit_is_refused(name, change, message):
 def test_what_is_no_model_is_refused(architecture):
     with pytest.raises(GraphError, match="not an ONNX model"):
         plan_round(architecture, {})
+
+
+class TestRegionsThatStop:
+    """What is not followed stays as it is: the answers are right and nothing crashes."""
+
+    @staticmethod
+    def build(middle):
+        rng = np.random.default_rng(7)
+        builder = Builder(rng, rng.normal(size=(4, 2, 8, 8)))
+        x = builder.conv("images", 6, norm=False, bias=True)
+        x = middle(builder, x)
+        x = builder.activation(builder.conv(x, 6))
+        builder.linear(builder.flatten(x, average=True), 5)
+        architecture, tensors = builder.finish(builder.nodes[-1].output[0])
+        convs = [name for name, array in tensors.items() if array.ndim == 4]
+        tensors[convs[0]][:3] = 0
+        tensors[convs[1]][:3] = 0
+        return architecture, tensors, builder.images
+
+    def test_a_second_norm_after_a_norm(self):
+        architecture, tensors, images = self.build(lambda b, x: b.norm(b.norm(x, "first"), "second"))
+        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
+
+    def test_an_average_pool_that_pads_by_itself(self):
+        def middle(builder, x):
+            value = builder.values[x]
+            padded = np.pad(value, ((0, 0), (0, 0), (0, 1), (0, 1)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (2, 2), axis=(2, 3)).mean(axis=(4, 5))
+            settings = {"kernel_shape": [2, 2], "strides": [1, 1]}
+            return builder.add(
+                "AveragePool", [x], windows, auto_pad="SAME_UPPER", count_include_pad=1, **settings
+            )
+
+        architecture, tensors, images = self.build(middle)
+        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
+
+    def test_shapes_that_the_model_does_not_say_are_inferred(self):
+        architecture, tensors, images = random_network("resnet", 3)
+        proto = onnx.ModelProto.FromString(architecture)
+        del proto.graph.value_info[:]
+        sparse = mask_randomly(tensors, np.random.default_rng(0))
+        bare = proto.SerializeToString()
+        assert not plan_round(bare, sparse).untouched
+        assert error_of(bare, sparse, images) <= FLOAT64_BOUND

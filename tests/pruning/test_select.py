@@ -63,11 +63,32 @@ def test_latencies_whose_intervals_overlap_are_not_told_apart():
 
 
 def test_of_near_twins_the_more_accurate_stays():
-    profiles = {"1x": profile(100, 5.0, 0.90), "2x": profile(98, 4.0, 0.899), "4x": profile(50, 3.0, 0.8)}
+    profiles = {
+        "1x": profile(100, 5.0, 0.90, spread=1.0),
+        "2x": profile(98, 4.0, 0.899, spread=1.0),
+        "4x": profile(50, 3.0, 0.8),
+    }
     assert select(profiles)[0] == ("1x", "2x", "4x")
     kept, (gone,) = select(profiles, accuracy_tolerance=0.002, size_tolerance=0.05)
     assert kept == ("1x", "4x")
     assert (gone.name, gone.beaten_by) == ("2x", "1x")
+
+
+def test_a_faster_variant_is_no_twin():
+    profiles = {"1x": profile(100, 5.0, 0.90), "2x": profile(98, 2.0, 0.899)}
+    assert select(profiles, accuracy_tolerance=0.002, size_tolerance=0.05)[0] == ("1x", "2x")
+
+
+def test_what_beats_a_variant_is_itself_kept():
+    """Intervals overlap in a chain: the smallest beats the middle one, but is slower than the largest."""
+    chain = {
+        "1x": profile(300, 1.5, 0.9, spread=0.5),
+        "2x": profile(200, 2.25, 0.9, spread=0.75),
+        "4x": profile(100, 3.25, 0.9, spread=0.75),
+    }
+    kept, (gone,) = select(chain)
+    assert kept == ("1x", "4x")
+    assert (gone.name, gone.beaten_by) == ("2x", "4x")
 
 
 def test_test_images_have_no_say():

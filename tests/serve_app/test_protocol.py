@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -221,3 +222,15 @@ def test_an_answer_carries_the_logits_bitwise_and_their_class(logits: np.ndarray
         assert prediction["index"] == int(np.argmax(row))
         assert prediction["class"] == GREY.classes[prediction["index"]]
         assert 0.5 - 1e-6 <= prediction["probability"] <= 1
+
+
+def test_texts_among_the_pixels_cost_no_memory() -> None:
+    """numpy would give each of them the room of the longest: forty megabytes for this body."""
+    body = as_json({"images": [[["a" * 2_000] + ["b"] * 5_000]]})
+    tracemalloc.start()
+    try:
+        assert "not a number" in str(refused(body, "application/json"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * len(body)
