@@ -15,15 +15,8 @@ from pydantic import ValidationError
 
 from shifter.configuration import apply_override
 from shifter.errors import RecipeError
-from shifter.recipe import (
-    FunctionModel,
-    Recipe,
-    ResNetModel,
-    TorchvisionModel,
-    VggModel,
-    WeightsFile,
-    differences,
-)
+from shifter.model_spec import FunctionModel, ResNetModel, TorchvisionModel, VggModel, WeightsFile
+from shifter.recipe import Recipe, differences
 
 SMALL: dict[str, Any] = {
     "name": "small",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shifter.data_spec import Augmentation
 from shifter.errors import DataError
-from shifter.recipe import Augmentation
 from shifter.values import InputSpec
 
 NO_AUGMENTATION = Augmentation()

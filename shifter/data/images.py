@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from shifter.data.dataset import NO_AUGMENTATION, Split
-from shifter.recipe import Augmentation
+from shifter.data_spec import Augmentation
 from shifter.values import InputSpec
 
 _CHUNK = 4096

@@ -13,7 +13,7 @@ from shifter.data.decoding import PIXEL_MAX
 from shifter.data.source import TEST, TRAIN, VALIDATION, Source, local_folder
 from shifter.data.splitting import split_indices
 from shifter.data.statistics import from_images, from_sums
-from shifter.recipe import (
+from shifter.data_spec import (
     Cifar10,
     Cifar100,
     DataSpec,

@@ -16,8 +16,8 @@ import pyarrow.parquet
 from pyarrow import fs
 
 from shifter.data.source import TEST, TRAIN, VALIDATION, Row, Source, SourceFile, local_file, local_folder
+from shifter.data_spec import Parquet
 from shifter.errors import DataError
-from shifter.recipe import Parquet
 
 _BATCH = 64
 _BUFFER = 2**20

@@ -11,8 +11,8 @@ import pytest
 
 from shifter.data import load
 from shifter.data.unpickling import read_pickle
+from shifter.data_spec import Cifar10, Cifar100
 from shifter.errors import DataError
-from shifter.recipe import Cifar10, Cifar100
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PER_FILE = 100

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from shifter.data import load
+from shifter.data_spec import ImageFolder, TinyImageNet
 from shifter.errors import DataError
-from shifter.recipe import ImageFolder, TinyImageNet
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shifter.data import Draw, Images, Split
 from shifter.data.images import augment
-from shifter.recipe import Augmentation
+from shifter.data_spec import Augmentation
 from shifter.values import InputSpec
 
 SPEC = InputSpec(3, 6, 6, 255.0, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), ("a", "b"))

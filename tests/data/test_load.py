@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 
 from shifter.data import check_images, load
 from shifter.data.splitting import split_indices
+from shifter.data_spec import Digits
 from shifter.errors import DataError
-from shifter.recipe import Digits
 
 SPEC = Digits(name="digits", validation=0.1, test=0.2)
 LABELS = load_digits().target.astype(np.int64)

@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from shifter.data import load
+from shifter.data_spec import Parquet, ParquetFiles
 from shifter.errors import DataError
-from shifter.recipe import Parquet, ParquetFiles
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shifter.data import Draw, Images, load
-from shifter.recipe import Augmentation, Parquet
+from shifter.data_spec import Augmentation, Parquet
 
 SHARED = Path(os.environ.get("SHIFTER_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
 

@@ -12,9 +12,8 @@ from pydantic import TypeAdapter
 
 import shifter
 from shifter.errors import GraphError
-from shifter.model_spec import Model
+from shifter.model_spec import Model, VggModel
 from shifter.models import build, create, export_architecture, initialise
-from shifter.recipe import VggModel
 
 from .conftest import images_of
 

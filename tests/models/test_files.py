@@ -12,9 +12,8 @@ import torch
 from pydantic import TypeAdapter
 
 from shifter.errors import CheckpointError
-from shifter.model_spec import Model, WeightsFile
+from shifter.model_spec import Model, ResNetModel, WeightsFile
 from shifter.models import build, create, load_weights, read_weights
-from shifter.recipe import ResNetModel
 from shifter.sparse import CheckpointMeta, encode
 from shifter.values import Mask
 

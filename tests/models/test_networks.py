@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from shifter.model_spec import ResNetModel, VggModel
 from shifter.models import build, initialise, prunable_names
-from shifter.recipe import ResNetModel, VggModel
 
 VGG = VggModel(name="vgg", stages=((4, 6), (8,)))
 RESNET = ResNetModel(name="resnet", widths=(4, 8), blocks=2)
