@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,10 +193,46 @@ class Exactness:
     sparse in float64. ``sparse_float32``: the sparse network's own float32 error, the yardstick.
     """
 
+    FLOAT64_BOUND: ClassVar = 1e-10
+    FLOAT32_BOUND: ClassVar = 1e-4
+    FLOAT32_FACTOR: ClassVar = 4.0
+    # A collapsed network has few answers and may hit them by luck: no yardstick is finer than this.
+    _RESOLUTION: ClassVar = float(np.finfo(np.float32).eps)
+
     float64: float
     float32: float
     sparse_float32: float
     images: int
+
+    @property
+    def float32_bound(self) -> float:
+        """What ``float32`` may be: a few times the yardstick, and never above ``FLOAT32_BOUND``."""
+        return min(self.FLOAT32_FACTOR * max(self.sparse_float32, self._RESOLUTION), self.FLOAT32_BOUND)
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether float32 can carry the sparse network: one whose answers hardly depend on the image
+        drowns in its own rounding, and says nothing about the reduction.
+        """
+        return self.sparse_float32 <= self.FLOAT32_BOUND
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a variant with these errors is not published, in one line; None if it may be."""
+        if not self.is_measurable:
+            return (
+                f"its answers hardly depend on the image: float32 by itself is {self.sparse_float32:.1e} "
+                f"away from the sparse network, more than {self.FLOAT32_BOUND:.0e}"
+            )
+        for bits, error, bound in (
+            (64, self.float64, self.FLOAT64_BOUND),
+            (32, self.float32, self.float32_bound),
+        ):
+            if not error <= bound:
+                return (
+                    f"it differs from its sparse network by {error:.1e} in float{bits}, more than {bound:.1e}"
+                )
+        return None
 
 
 @dataclass(frozen=True)
@@ -263,11 +299,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Discarded:
-    """A variant that the selection (module 6) left out, and the one that beats it.
+    """A variant that the selection (module 6) left out, and the one that beats it, if one does.
 
     ``reason`` is one line for people, e.g. ``8x is no larger, no slower and more accurate``.
     """
 
     name: str
-    beaten_by: str
+    beaten_by: str | None
     reason: str

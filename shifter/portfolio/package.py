@@ -47,12 +47,16 @@ def pack(
         provenance: where the portfolio comes from (recipe digest, git commit, …), for people.
 
     Raises:
-        PackageError: without variants, with two of one name, with a tensor of a dtype that cannot
-            be stored, with a profile that is not finite, or if all of it exceeds a ZIP file.
+        PackageError: without variants, with two of one name, with one that is not exact
+            (:attr:`~shifter.values.Exactness.refusal`), with a tensor of a dtype that cannot be
+            stored, with a profile that is not finite, or if all of it exceeds a ZIP file.
     """
     ordered = sorted(variants, key=lambda v: (sum(t.nbytes for t in v.tensors.values()), v.name))
     if not ordered:
         raise PackageError("a portfolio needs at least one variant")
+    for variant in ordered:
+        if why := variant.profile.exactness.refusal:
+            raise PackageError(f"{variant.name} cannot be packed: {why}")
     packed = [_pack_variant(variant) for variant in ordered]
     records = tuple(record for record, _ in packed)
     try:

@@ -2,13 +2,15 @@
 
 A variant beats another if it is no larger, no slower and no less accurate, and better in one of
 the three. Latencies whose 95 % intervals overlap are not told apart. Of near-twins the less
-accurate goes. Accuracy is that of the validation images, never of the test images.
+accurate goes. Accuracy is that of the validation images, never of the test images. One that is not
+exact (:attr:`Exactness.refusal`) is no candidate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from shifter.errors import InexactError
 from shifter.values import Discarded, Profile
 
 
@@ -21,8 +23,16 @@ def select(
         accuracy_tolerance, size_tolerance: two variants whose latencies are not told apart, whose
             validation accuracies differ by no more than the first, and whose bytes by no more than
             the second (a fraction of the larger), are near-twins. 0 and 0 find none but equals.
+
+    Raises:
+        InexactError: if no variant is exact.
     """
-    discarded: dict[str, Discarded] = {}
+    refusals = {name: profile.exactness.refusal for name, profile in profiles.items()}
+    discarded = {name: Discarded(name, None, why) for name, why in refusals.items() if why}
+    if len(discarded) == len(profiles):
+        raise InexactError(
+            "no variant can be published: " + "; ".join(f"{d.name}: {d.reason}" for d in discarded.values())
+        )
     kept: list[str] = []
 
     def order_of_beating(name: str) -> tuple[int, float, float]:
@@ -31,7 +41,7 @@ def select(
 
     # Whatever beats a variant comes before it in this order, and only what is kept may beat: "not told
     # apart" is not transitive, and a variant must not go for one that is itself not there.
-    for name in sorted(profiles, key=order_of_beating):
+    for name in sorted(profiles.keys() - discarded.keys(), key=order_of_beating):
         best = next((rival for rival in kept if _beats(profiles[rival], profiles[name])), None)
         if best is None:
             kept.append(name)

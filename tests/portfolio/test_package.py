@@ -15,7 +15,7 @@ import pytest
 from shifter.errors import PackageError
 from shifter.portfolio import Portfolio, container, pack
 from shifter.portfolio.container import Entry
-from shifter.values import InputSpec, Variant
+from shifter.values import Exactness, InputSpec, Variant
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -115,6 +115,9 @@ def test_what_cannot_be_packed_is_refused(variants: list[Variant], spec: InputSp
         attempt(variants[0], variants[0])
     with pytest.raises(PackageError, match="'t' is complex64"):
         attempt(dataclasses.replace(variants[0], tensors={"t": np.zeros(3, np.complex64)}))
+    inexact = dataclasses.replace(variants[0].profile, exactness=Exactness(2e-10, 1e-7, 1e-7, 64))
+    with pytest.raises(PackageError, match=r"1x cannot be packed: it differs .* in float64"):
+        attempt(dataclasses.replace(variants[0], profile=inexact))
     unknown = dataclasses.replace(variants[0].profile, validation_accuracy=float("nan"))
     with pytest.raises(PackageError, match="nan"):
         attempt(dataclasses.replace(variants[0], profile=unknown))

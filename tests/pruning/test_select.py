@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shifter.errors import InexactError
 from shifter.pruning.select import select
 from shifter.values import Exactness, Latency, Profile
 
@@ -95,3 +98,27 @@ def test_test_images_have_no_say():
     one = {"1x": profile(100, 5.0, 0.9), "2x": profile(60, 4.0, 0.9)}
     other = {name: replace(p, test_accuracy=0.123) for name, p in one.items()}
     assert select(one) == select(other)
+
+
+def inexact(one: Profile, **errors: float) -> Profile:
+    return replace(one, exactness=replace(one.exactness, **errors))
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        ({"float64": 2e-10}, r"2\.0e-10 in float64, more than 1\.0e-10"),
+        ({"float32": 5e-6, "sparse_float32": 1e-6}, r"5\.0e-06 in float32, more than 4\.0e-06"),
+        ({"float32": 2e-4, "sparse_float32": 9e-5}, r"2\.0e-04 in float32, more than 1\.0e-04"),
+        ({"float64": 1e-3, "float32": 3e-3, "sparse_float32": 2e-3}, r"float32 by itself is 2\.0e-03 away"),
+        ({"float32": float("nan")}, "nan in float32"),
+    ],
+)
+def test_what_is_not_exact_is_no_candidate_however_good(errors, reason):
+    profiles = {"1x": profile(100, 9.0, 0.8), "2x": inexact(profile(50, 1.0, 0.9), **errors)}
+    kept, (gone,) = select(profiles)
+    assert kept == ("1x",)
+    assert (gone.name, gone.beaten_by) == ("2x", None)
+    assert re.search(reason, gone.reason)
+    with pytest.raises(InexactError, match="no variant can be published: 2x"):
+        select({"2x": profiles["2x"]})
