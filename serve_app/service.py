@@ -52,7 +52,6 @@ class EdgeService:
             self._host = initialise(
                 portfolio, Fixed(settings.variant), threads=settings.threads, ahead_bytes=0
             )
-        self._inside = 0  # requests admitted and not yet answered
         self._refused = 0
         self._answered: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=_SHOWN_LATENCIES)
@@ -93,29 +92,27 @@ class EdgeService:
             RequestError: if the body is not what the model reads.
             OverloadError: at once, if as many requests as allowed are inside already.
         """
-        if self._inside >= self.settings.max_queue:
+        if self._host.queue >= self.settings.max_queue:
             self._refused += 1
             # When those inside will have been answered, at the pace of the last one.
-            retry_after_s = max(1, math.ceil(self._inside * self._pace))
+            retry_after_s = max(1, math.ceil(self._host.queue * self._pace))
             raise OverloadError(
-                f"{self._inside} requests wait already, as many as may: "
+                f"{self._host.queue} requests wait already, as many as may: "
                 f"ask again in {retry_after_s} s, or send fewer",
                 retry_after_s,
             )
         arrived = time.perf_counter()
-        self._inside += 1
-        try:
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        with self._host.request() as request:
             images, decoding = await loop.run_in_executor(
                 self._codec, _timed, decode, body, content_type, self.input_spec, self.limits
             )
-            answered = await asyncio.wrap_future(self._host.submit(images, overhead=decoding))
+            answered = await asyncio.wrap_future(request.submit(images))
             content, encoding = await loop.run_in_executor(
                 self._codec, _timed, answer, answered.variant, answered.logits, self.input_spec
             )
-        finally:
-            self._inside -= 1
-        self._pace = decoding + answered.seconds + encoding
+            request.overhead = decoding + encoding
+        self._pace = request.overhead + answered.seconds
         self._answered[answered.variant] += 1
         self._latencies.append(time.perf_counter() - arrived)
         return answered.variant, content
@@ -135,9 +132,8 @@ class EdgeService:
                 "objective_ms": settings.objective_ms,
             },
             "load": {
-                "images_per_s": host.rate,
-                "queue_images": host.queue,
-                "queue_requests": self._inside,
+                "requests_per_s": host.rate,
+                "queue": host.queue,
                 "max_queue": settings.max_queue,
             },
             "latency_ms": {

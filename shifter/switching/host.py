@@ -74,7 +74,7 @@ class Status:
     """What the host says of itself.
 
     Args:
-        rate: images per second, as the last decision saw it. queue: images waiting or being computed.
+        rate: requests per second, as the last decision saw it. queue: requests inside.
         ready: variants whose engines exist, the active one included.
         switches: the last ones, oldest first.
     """
@@ -85,6 +85,49 @@ class Status:
     queue: int
     ready: tuple[str, ...]
     switches: tuple[Switch, ...]
+
+
+class Request:
+    """One request inside a `Host`; a context manager that lasts as long as the request is inside.
+
+    ``overhead``: add to it the seconds spent on this request besides the engine's, on the same
+    cores (decoding, encoding). The switcher takes it into account.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.overhead = 0.0
+        self._host = host
+        self._images = 0
+        self._answer: Future[Answer] | None = None
+
+    def submit(self, images: NDArray[np.float32]) -> Future[Answer]:
+        """Queues normalised images, float32 (batch, channels, height, width); once per request.
+
+        The future fails with `EngineError` if they do not fit the network; cancelling it before
+        its turn takes them out of the queue.
+        """
+        assert self._answer is None, "a request is submitted once"
+        self._images = len(images)
+        self._answer = self._host._compute(images)
+        return self._answer
+
+    def __enter__(self) -> Self:
+        self._host._enter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._answer is None:
+            self._host._leave(None)
+        else:  # at once, unless it was given up while being computed
+            self._answer.add_done_callback(self._leave)
+
+    def _leave(self, answered: Future[Answer]) -> None:
+        if answered.cancelled() or answered.exception() is not None:
+            self._host._leave(None)
+        else:
+            answer = answered.result()
+            service = Service(answer.variant, self._images, answer.seconds, self.overhead)
+            self._host._leave(service)
 
 
 class Host:
@@ -130,38 +173,18 @@ class Host:
         self._decision = Decision(switcher.current, "the start", 0.0)
         self._history: deque[Switch] = deque(maxlen=_REMEMBERED)
         self._counting = threading.Lock()
-        self._requests = self._images = self._queue = 0
+        self._requests = self._queue = 0
         self._services: list[Service] = []
         self._switching = threading.Lock()
         self._servers = ThreadPoolExecutor(servers, thread_name_prefix="server")
 
-    def submit(self, images: NDArray[np.float32], *, overhead: float = 0.0) -> Future[Answer]:
-        """Queues normalised images, float32 (batch, channels, height, width).
-
-        The future fails with `EngineError` if they do not fit the network; cancelling it before
-        its turn takes the request out of the queue.
-
-        Args:
-            overhead: seconds that the caller has spent on this request on the same cores (decoding
-                it). The switcher takes it into account.
-        """
-        count = len(images)
-        with self._counting:
-            self._requests += 1
-            self._images += count
-            self._queue += count
-
-        def leave(_: Future[Answer]) -> None:
-            with self._counting:
-                self._queue -= count
-
-        future = self._servers.submit(self._answer, images, overhead)
-        future.add_done_callback(leave)
-        return future
+    def request(self) -> Request:
+        """A request that arrives: the switcher knows of it from the moment that it is entered."""
+        return Request(self)
 
     @property
     def queue(self) -> int:
-        """Images waiting or being computed."""
+        """Requests inside: being decoded, waiting, computed, or encoded."""
         return self._queue
 
     @property
@@ -181,10 +204,8 @@ class Host:
         """
         with self._switching:
             with self._counting:
-                seen = Observation(
-                    self._clock(), self._requests, self._images, self._queue, tuple(self._services)
-                )
-                self._requests = self._images = 0
+                seen = Observation(self._clock(), self._requests, self._queue, tuple(self._services))
+                self._requests = 0
                 self._services = []
             self._decision = self._switcher.observe(seen)
             if self._decision.variant != self.active:
@@ -202,14 +223,25 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer(self, images: NDArray[np.float32], overhead: float) -> Answer:
+    def _enter(self) -> None:
+        with self._counting:
+            self._requests += 1
+            self._queue += 1
+
+    def _leave(self, service: Service | None) -> None:
+        with self._counting:
+            self._queue -= 1
+            if service is not None:
+                self._services.append(service)
+
+    def _compute(self, images: NDArray[np.float32]) -> Future[Answer]:
+        return self._servers.submit(self._answer, images)
+
+    def _answer(self, images: NDArray[np.float32]) -> Answer:
         name, engine = self._active
         begin = self._clock()
         logits = engine.run(images)
-        seconds = self._clock() - begin
-        with self._counting:
-            self._services.append(Service(name, len(images), seconds, overhead))
-        return Answer(logits, name, seconds)
+        return Answer(logits, name, self._clock() - begin)
 
     def _prepare(self, name: str) -> Engine:
         """Inflates a variant, builds its engine, and runs it until it is warm."""

@@ -21,7 +21,8 @@ class Service:
         variant: the variant that answered it.
         images: how many it carried.
         seconds: time of the engine's call. overhead: time that the server spent on the request
-            besides (decoding), whichever the variant. Waiting counts in neither.
+            besides (decoding it, encoding its answer), whichever the variant. Waiting counts in
+            neither.
     """
 
     variant: str
@@ -36,19 +37,18 @@ class Observation:
 
     Args:
         time: seconds on any clock that does not run backwards.
-        requests: how many arrived. images: how many they carried together.
-        queue: images waiting or being computed now.
+        requests: how many arrived.
+        queue: requests inside now, waiting or being worked on.
         services: the requests answered.
     """
 
     time: float
     requests: int = 0
-    images: int = 0
     queue: int = 0
     services: tuple[Service, ...] = ()
 
     def __post_init__(self) -> None:
-        assert 0 <= self.requests <= self.images, self
+        assert self.requests >= 0, self
         assert self.queue >= 0, self
 
 
@@ -69,39 +69,39 @@ class Load:
     """
 
     def __init__(self) -> None:
-        self._arrivals: deque[tuple[float, float, int, int]] = deque()  # from, to, requests, images
+        self._arrivals: deque[tuple[float, float, int]] = deque()  # from, to, requests
         self._queues: deque[tuple[float, int]] = deque()
         self._rates: deque[tuple[float, float]] = deque()  # falling, so that the first is the peak
+        self._sizes: deque[int] = deque(maxlen=_ENOUGH_REQUESTS)
         self._start: float | None = None
         self._time = 0.0
         self.rate = 0.0
-        """Images per second."""
+        """Requests per second."""
         self.peak = 0.0
-        """Images per second, at most, of late."""
+        """Requests per second, at most, of late."""
         self.surge = 0.0
-        """Images per second, at the latest."""
+        """Requests per second, at the latest."""
         self.request_images = 1.0
-        """Mean images of a request; of the last requests seen, when there are none in the window."""
+        """Mean images of the last requests answered."""
         self.queue = 0
-        """Standing queue, in images."""
+        """Standing queue, in requests."""
 
     def add(self, seen: Observation) -> None:
+        """Takes in what happened since the last call; every estimate then stands at ``seen.time``."""
         if self._start is None:
             self._start = self._time = seen.time
         assert seen.time >= self._time, f"time runs backwards: {seen.time} after {self._time}"
         if seen.requests:
-            self._arrivals.append((self._time, seen.time, seen.requests, seen.images))
+            self._arrivals.append((self._time, seen.time, seen.requests))
         self._time = seen.time
         while self._arrivals and self._arrivals[0][1] <= seen.time - _LONGEST:
             self._arrivals.popleft()
 
-        requests, images, seconds = self._window(_ENOUGH_REQUESTS, _SHORTEST)
-        self.rate = images / max(seconds, _SHORTEST)
-        if requests:
-            self.request_images = images / requests
-        requests, images, seconds = self._window(_FEW_REQUESTS, 0.0)
+        requests, seconds = self._window(_ENOUGH_REQUESTS, _SHORTEST)
+        self.rate = requests / max(seconds, _SHORTEST)
+        requests, seconds = self._window(_FEW_REQUESTS, 0.0)
         risen = requests >= _FEW_REQUESTS and seconds > 0
-        self.surge = max(self.rate, images / seconds) if risen else self.rate
+        self.surge = max(self.rate, requests / seconds) if risen else self.rate
 
         while self._rates and self._rates[-1][1] <= self.rate:
             self._rates.pop()
@@ -110,27 +110,31 @@ class Load:
             self._rates.popleft()
         self.peak = self._rates[0][1]
 
+        self._sizes.extend(service.images for service in seen.services)
+        if self._sizes:
+            self.request_images = sum(self._sizes) / len(self._sizes)
+
         self._queues.append((seen.time, seen.queue))
         while self._queues[0][0] < seen.time - _SHORTEST:
             self._queues.popleft()
         self.queue = min(queue for _, queue in self._queues)
 
-    def _window(self, enough: int, shortest: float) -> tuple[int, int, float]:
-        """(requests, images, seconds) of the shortest stretch up to now with ``enough`` requests.
+    def _window(self, enough: int, shortest: float) -> tuple[int, float]:
+        """(requests, seconds) of the shortest stretch up to now with ``enough`` requests.
 
         No shorter than ``shortest``, nor longer than `_LONGEST` but for one observation after a
         long gap, which cannot be cut.
         """
         assert self._start is not None
-        requests = images = 0
+        requests = 0
         begin = max(self._start, self._time - _LONGEST)
-        for since, until, some_requests, some_images in reversed(self._arrivals):
+        for since, until, some in reversed(self._arrivals):
             if requests >= enough and until <= self._time - shortest:
                 begin = until
                 break
-            requests, images = requests + some_requests, images + some_images
+            requests += some
             begin = min(begin, since)
             if requests >= enough and since <= self._time - shortest:
                 begin = since
                 break
-        return requests, images, self._time - begin
+        return requests, self._time - begin

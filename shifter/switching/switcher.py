@@ -19,7 +19,7 @@ __all__ = ["Decision", "Fixed", "Observation", "Policy", "Service", "Slo", "Swit
 
 @dataclass(frozen=True)
 class Decision:
-    """The variant that should serve, why, and the image rate (per second) that it was decided on."""
+    """The variant that should serve, why, and the rate (requests per second) that it was decided on."""
 
     variant: str
     reason: str
@@ -65,11 +65,11 @@ class Switcher:
             profiles=self._profiles,
             current=self.current,
             service_seconds={name: self._times.predict(name, size) for name in self._profiles},
-            requests_per_second=self._load.rate / size,
-            peak_requests_per_second=self._load.peak / size,
-            surge_requests_per_second=self._load.surge / size,
+            requests_per_second=self._load.rate,
+            peak_requests_per_second=self._load.peak,
+            surge_requests_per_second=self._load.surge,
             # Those being computed are not waiting.
-            waiting=max(0.0, self._load.queue / size - self._servers),
+            waiting=max(0.0, self._load.queue - self._servers),
             servers=self._servers,
         )
         chosen, reason = self._policy.choose(now)

@@ -107,7 +107,7 @@ def test_a_bad_request_is_told_what_is_right_and_changes_nothing(
     assert "X-Shifter-Variant" not in answer.headers
     state = client.get("/status").json()
     assert state["answered"] == {}
-    assert state["load"]["queue_requests"] == state["load"]["queue_images"] == 0
+    assert state["load"]["queue"] == 0
 
 
 def test_a_body_without_a_declared_length_is_given_up_at_the_limit(client: Client) -> None:
@@ -172,7 +172,7 @@ def test_a_full_queue_refuses_at_once_and_those_inside_are_answered(portfolio: P
                 asyncio.create_task(client.post("/predict", content=body, headers=JSON)) for _ in range(3)
             ]
             await asyncio.to_thread(gate.entered.wait, 30)
-            while (await client.get("/status")).json()["load"]["queue_images"] < 6:
+            while (await client.get("/status")).json()["load"]["queue"] < 3:
                 await asyncio.sleep(0.01)
             refused = await client.post("/predict", content=body, headers=JSON)
             assert refused.status_code == 503

@@ -11,7 +11,8 @@ from shifter.switching.policies import Slo
 
 with initialise(Portfolio.open(sys.argv[1]), Slo(0.05), dwell=0.0) as host:
     host.tick()
-    answer = host.submit(np.zeros((1, 1, 6, 6), np.float32)).result()
+    with host.request() as request:
+        answer = request.submit(np.zeros((1, 1, 6, 6), np.float32)).result()
 assert answer.logits.shape == (1, 3), answer
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """

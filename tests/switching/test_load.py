@@ -2,15 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shifter.switching.load import Load, Observation
+from shifter.switching.load import Load, Observation, Service
 
 
 def steady(load: Load, rate: float, seconds: float, start: float = 0.0, tick: float = 0.1) -> float:
-    """Evenly spaced requests of one image; returns the end."""
+    """Evenly spaced requests; returns the end."""
     total = 0
     for index in range(1, round(seconds / tick) + 1):
         due = round(index * tick * rate)
-        load.add(Observation(start + index * tick, due - total, due - total))
+        load.add(Observation(start + index * tick, due - total))
         total = due
     return start + round(seconds / tick) * tick
 
@@ -26,7 +26,7 @@ def test_a_steady_rate_is_found_from_low_to_high(rate: float) -> None:
 def test_ten_requests_at_once_do_not_look_like_a_flood(ambient: float) -> None:
     load = Load()
     end = steady(load, ambient, 60)
-    load.add(Observation(end + 0.01, 10, 10))
+    load.add(Observation(end + 0.01, 10))
     assert load.rate < 2 * ambient + 0.5
 
 
@@ -46,14 +46,18 @@ def test_traffic_that_has_stopped_is_known_to_have_stopped() -> None:
     assert load.rate == 0
 
 
-def test_a_large_request_counts_all_its_images() -> None:
+def test_the_size_of_requests_is_that_of_the_last_ones_answered() -> None:
     load = Load()
+    assert load.request_images == 1
     for second in range(20):
-        load.add(Observation(float(second), requests=5, images=40))
-    assert load.rate == pytest.approx(40, rel=0.1)
+        services = tuple(Service("v", images, 0.01) for images in (2, 4, 6, 8, 20))
+        load.add(Observation(float(second), requests=5, services=services))
+    assert load.rate == pytest.approx(5, rel=0.1)
     assert load.request_images == 8
     load.add(Observation(100.0))
     assert (load.rate, load.request_images) == (0, 8)  # the size is remembered, the rate is not
+    load.add(Observation(101.0, requests=50, services=(Service("v", 3, 0.01),) * 50))
+    assert load.request_images == 3
 
 
 def test_only_a_queue_that_stays_counts() -> None:
@@ -79,7 +83,7 @@ def test_the_peak_outlasts_a_dip() -> None:
 def test_one_observation_after_a_long_gap_is_averaged_over_the_gap() -> None:
     load = Load()
     load.add(Observation(0.0))
-    load.add(Observation(100.0, 1000, 1000))
+    load.add(Observation(100.0, 1000))
     assert load.rate == pytest.approx(10)
 
 
@@ -89,7 +93,7 @@ def test_the_rate_is_never_more_than_arrived_in_its_window(steps: list[tuple[flo
     for gap, requests in steps:
         time += gap
         arrived += requests
-        load.add(Observation(time, requests, requests))
+        load.add(Observation(time, requests))
         assert 0 <= load.rate <= arrived
         assert load.peak >= load.rate
 

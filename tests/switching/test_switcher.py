@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shifter.errors import EngineError
 from shifter.switching.policies import Situation
+from shifter.switching.service_time import ServiceTimes
 from shifter.switching.switcher import Decision, Fixed, Observation, Service, Slo, Switcher
 from shifter.values import Profile
 
@@ -39,7 +40,7 @@ def test_no_observations_leave_the_portfolio_or_switch_twice_within_the_dwell(
     for gap, requests, size, queue, seconds, overhead in steps:
         time += gap
         services = tuple(Service(current, size, seconds, overhead) for _ in range(min(requests, 20)))
-        decision = switcher.observe(Observation(time, requests, requests * size, queue, services))
+        decision = switcher.observe(Observation(time, requests, queue, services))
         assert decision.variant in five
         if decision.variant != current:
             assert time - switched >= DWELL
@@ -85,9 +86,9 @@ def test_of_two_services_under_steady_load_the_busier_has_the_smaller_variant(
 ) -> None:
     def settled(rate: float) -> int:
         switcher = Switcher(five, Slo(OBJECTIVE), dwell=DWELL)
-        images = round(rate * 10)
+        requests = round(rate * 10)
         for tick in range(20):
-            decision = switcher.observe(Observation(tick * 10.0, images, images))
+            decision = switcher.observe(Observation(tick * 10.0, requests))
         return list(five).index(decision.variant)
 
     assert settled(low + more) <= settled(low)
@@ -125,7 +126,7 @@ class Server:
             while computing and computing[0][0] <= now:
                 done.append(computing.popleft()[1])
             queue = len(waiting) + len(computing)
-            decision = self._switcher.observe(Observation(now, arrived, arrived, queue, tuple(done)))
+            decision = self._switcher.observe(Observation(now, arrived, queue, tuple(done)))
             self.decisions.append((now, decision))
             variant = decision.variant
 
@@ -165,29 +166,32 @@ def test_it_goes_down_and_up_again_and_answers_in_time(five: dict[str, Profile])
 def test_an_overload_goes_several_sizes_down_in_one_switch(five: dict[str, Profile]) -> None:
     switcher = Switcher(five, Slo(OBJECTIVE), dwell=DWELL)
     for tenth in range(100):
-        decision = switcher.observe(Observation(tenth / 10, 1, 1))
+        decision = switcher.observe(Observation(tenth / 10, 1))
     assert decision.variant == "v4"
     seen = [decision.variant]
     for tenth in range(100, 150):
-        seen.append(switcher.observe(Observation(tenth / 10, 60, 60)).variant)
+        seen.append(switcher.observe(Observation(tenth / 10, 60)).variant)
     assert list(dict.fromkeys(seen)) == ["v4", "v0"]
 
 
 def test_a_standing_queue_alone_is_reason_enough(five: dict[str, Profile]) -> None:
     switcher = Switcher(five, Slo(OBJECTIVE), dwell=0.0)
     for second in range(5):
-        decision = switcher.observe(Observation(float(second), 1, 1, queue=20))
+        decision = switcher.observe(Observation(float(second), 1, queue=20))
     # Twenty waiting take 40 ms on v1, 80 ms on v2.
     assert decision.variant == "v1"
 
 
 def test_large_requests_count_by_their_images(five: dict[str, Profile]) -> None:
     """Ten requests a second of 16 images are another load than ten of one."""
+    times = ServiceTimes(five)
     chosen = []
     for requests, size in ((10, 1), (10, 16)):
         switcher = Switcher(five, Slo(OBJECTIVE), dwell=0.0)
         for second in range(40):
-            decision = switcher.observe(Observation(float(second), requests, requests * size))
+            seconds = times.predict(switcher.current, size)
+            services = (Service(switcher.current, size, seconds),) * requests
+            decision = switcher.observe(Observation(float(second), requests, services=services))
         chosen.append(decision.variant)
     assert chosen == ["v4", "v1"]
 
@@ -195,7 +199,7 @@ def test_large_requests_count_by_their_images(five: dict[str, Profile]) -> None:
 def test_fixed_never_moves(five: dict[str, Profile]) -> None:
     switcher = Switcher(five, Fixed("v3"), dwell=0.0)
     for second in range(20):
-        assert switcher.observe(Observation(float(second), 9000, 9000, 10**6)).variant == "v3"
+        assert switcher.observe(Observation(float(second), 9000, 10**6)).variant == "v3"
 
 
 def test_it_starts_at_the_median_size(five: dict[str, Profile]) -> None:
@@ -221,8 +225,7 @@ def test_a_day_second_by_second_replays(five: dict[str, Profile]) -> None:
     rate = 250 - 249 * np.cos(seconds / 86_400 * 2 * np.pi)
     arrivals = np.random.default_rng(0).poisson(rate).tolist()
     seen = [
-        switcher.observe(Observation(float(second), count, count)).variant
-        for second, count in enumerate(arrivals)
+        switcher.observe(Observation(float(second), count)).variant for second, count in enumerate(arrivals)
     ]
     assert (seen[3600], seen[43_200], seen[-3600]) == ("v4", "v0", "v4")
     assert set(seen) == set(five)
