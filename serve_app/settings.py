@@ -15,7 +15,7 @@ class Settings(BaseModel):
 
     Args:
         portfolio: a package (``.zip``), or a run's folder, whose current package is taken. On the
-            node that serves; relative to the directory that the application is started from.
+            node that serves; a relative path begins where the node, or ``serve run``, was started.
         policy: ``slo``, the most accurate variant that carries the load within the objective, or
             ``fixed``.
         variant: for ``fixed``, the one to hold.

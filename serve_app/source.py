@@ -17,7 +17,7 @@ def read_portfolio(path: Path) -> Portfolio:
     Raises:
         PackageError: if there is none, or it is broken.
     """
-    path = path.absolute()
+    given, path = path, path.absolute()
     if path.is_dir():
         # Not `Store.open`, which wants to write: a node that serves may only be allowed to read.
         run = Run(Store(path.parent), path.name)
@@ -29,6 +29,13 @@ def read_portfolio(path: Path) -> Portfolio:
     try:
         return Portfolio.open(path)
     except OSError as error:
+        start = (
+            ""
+            if given.is_absolute()
+            else (
+                "; a relative path begins where the node was started ('ray start') or 'serve run' was called"
+            )
+        )
         raise PackageError(
-            f"no portfolio can be read at {path}: {error.strerror}; give a .zip or a run's folder"
+            f"no portfolio can be read at {path}: {error.strerror}; give a .zip or a run's folder{start}"
         ) from error
