@@ -22,7 +22,6 @@ from shifter.portfolio import Portfolio
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_applications_are_served_side_by_side_and_gone_afterwards(
     portfolio_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

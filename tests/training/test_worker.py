@@ -1,6 +1,5 @@
 """Ray Train runs the same algorithm: every round in one fit, on a cluster with no CPU to spare."""
 
-import warnings
 from itertools import pairwise
 
 import pytest
@@ -13,20 +12,14 @@ from shifter.store import Store
 
 pytestmark = [
     pytest.mark.ray,
-    # Ray reads its own deprecated settings, and leaves sockets, files and loops to the collector.
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\."),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
 @pytest.fixture(scope="module")
 def train():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from shifter.training import worker
+    from shifter.training import worker
 
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield worker.train
     ray.shutdown()
 
