@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from shifter.errors import CheckpointError, GraphError, InexactError
 from shifter.pruning import analyse as analyse_module
@@ -359,6 +360,63 @@ class TestRegionsThatStop:
 
         architecture, tensors, images = self.build(middle)
         assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
+
+    def test_an_operator_with_several_outputs(self):
+        """Both are read: the region stops at each of them."""
+
+        def middle(builder, x):
+            value = builder.values[x]
+            left, right = value[:, :3], value[:, 3:]
+            name = f"v{len(builder.nodes)}"
+            outputs = [f"{name}a", f"{name}b"]
+            builder.nodes.append(helper.make_node("Split", [x], outputs, name=name, axis=1, num_outputs=2))
+            builder.values |= dict(zip(outputs, (left, right), strict=True))
+            return builder.join(*outputs)
+
+        architecture, tensors, images = self.build(middle)
+        plan, _, _ = reduce(architecture, tensors)
+        assert "Split is not an operator that is followed" in plan.untouched.values()
+        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
+
+    def test_a_norm_whose_tensors_another_norm_shares(self):
+        def middle(builder, x):
+            first = builder.norm(x, "shared")
+            names = list(builder.nodes[-1].input[1:])
+            scale, shift, mean, var = (
+                builder.tensors[name].astype(np.float64).reshape(-1, 1, 1) for name in names
+            )
+            y = builder.conv(first, 6, norm=False)
+            value = (builder.values[y] - mean) / np.sqrt(var + 1e-5) * scale + shift
+            return builder.add("BatchNormalization", [y, *names], value, epsilon=1e-5)
+
+        architecture, tensors, images = self.build(middle)
+        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
+
+    def test_axes_that_a_constant_operator_gives(self):
+        def middle(builder, x):
+            axes = helper.make_tensor("axes_value", TensorProto.INT64, [1], [1])
+            builder.nodes.append(helper.make_node("Constant", [], ["axes"], name="axes", value=axes))
+            mean = builder.values[x].mean(axis=1, keepdims=True)
+            mean = builder.add("ReduceMean", [x, "axes"], mean, keepdims=1)  # over the channels
+            return builder.add("Add", [x, mean], builder.values[x] + builder.values[mean])
+
+        architecture, tensors, images = self.build(middle)
+        plan, _, _ = reduce(architecture, tensors)
+        assert "ReduceMean over other axes than the image's" in plan.untouched.values()
+        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
+
+    def test_a_clip_whose_bounds_are_attributes(self):
+        # Without batch norm, which the reference evaluator computes as in training before opset 14.
+        architecture, tensors, images = dead_filters(np.random.default_rng(7))
+        model = onnx.ModelProto.FromString(architecture)
+        model.opset_import[0].version = 10
+        clip = next(node for node in model.graph.node if node.op_type == "Relu")
+        clip.op_type = "Clip"
+        clip.attribute.extend([helper.make_attribute("min", -0.25), helper.make_attribute("max", 0.5)])
+        old = model.SerializeToString()
+        plan, _, _ = reduce(old, tensors)
+        assert "Clip of an opset before 11" in plan.untouched.values()
+        assert error_of(old, tensors, images) <= FLOAT64_BOUND
 
     def test_shapes_that_the_model_does_not_say_are_inferred(self):
         architecture, tensors, images = random_network("resnet", 3)
