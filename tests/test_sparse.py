@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,12 +18,16 @@ from shifter.errors import CheckpointError
 from shifter.sparse import CheckpointMeta, SparseCheckpoint, encode
 from shifter.values import Mask
 
-DTYPES = ["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint64", "bool"]
+DTYPES = ["float16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint64", "bool", "bfloat16"]
 
 
 def meta(mask: Mask, **changes: Any) -> CheckpointMeta:
     fields = {"round": 3, "step": 120, "ratio": 8.0, "validation_accuracy": 0.97, "test_accuracy": 0.96}
     return CheckpointMeta(**{**fields, **changes}, mask_digest=mask.digest())  # type: ignore[arg-type]
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
 def bits(array: NDArray[Any]) -> bytes:
@@ -32,7 +37,7 @@ def bits(array: NDArray[Any]) -> bytes:
 @st.composite
 def arrays(draw: st.DrawFn) -> NDArray[Any]:
     """Any bit pattern of any stored dtype, 0-d and empty shapes included."""
-    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    dtype = dtype_of(draw(st.sampled_from(DTYPES)))
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
     if dtype == np.bool_:
         return draw(hnp.arrays(dtype, shape))
