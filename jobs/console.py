@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as Terminal
 from rich.console import RenderableType
 from rich.live import Live
@@ -112,7 +113,7 @@ class LiveConsole(Console):
         if self._training is None:
             self._spinner.update(text=clock(now - max(self._spoke, self._began)))
             return self._spinner
-        table = Table(header_style="bold")
+        table = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         cells = self._training.cells(now)
         for heading in cells:
             table.add_column(heading, justify="right")

@@ -89,7 +89,7 @@ def _failure_recorded(run: Run) -> Iterator[None]:
 
 
 def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
-    console.say("loading torch and Ray …")  # seconds
+    console.say("loading torch …")
     from jobs.cluster import cluster
     from jobs.metrics import published
     from jobs.reduction import reduce_run
@@ -98,6 +98,8 @@ def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Varian
     with cluster(recipe.workers, console.say):
         _tell_of_skipped(recipe, console)
         run.advance("training")
+        if run.finished_rounds() < recipe.rounds:
+            console.say(f"starting {recipe.workers} {'worker' if recipe.workers == 1 else 'workers'} …")
         train(recipe, run.store.uri, run.name, published(run.name, console.on_event))
         run.advance("reducing")
         return reduce_run(run, recipe, console.on_event)

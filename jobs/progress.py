@@ -50,26 +50,27 @@ class Training:
         return "CPU-s" if self.epoch["device"] == "cpu" else "GPU-s"
 
     def cells(self, now: float) -> dict[str, str]:
-        """Everything as text, under its heading."""
+        """Everything as text, under its heading; short, so that all of it fits into 80 characters."""
         seen = self.epoch
         return {
-            "round": f"{seen['round']} of 0–{seen['rounds'] - 1}",
+            "round": f"{seen['round']}/{seen['rounds'] - 1}",
             "ratio": f"{seen['ratio']:g}x",
-            "epoch": f"{seen['epoch']} of {seen['epochs']}",
+            "epoch": f"{seen['epoch']}/{seen['epochs']}",
             "loss": f"{seen['loss']:.4f}",
-            "validation accuracy": f"{seen['validation_accuracy']:.2%}",
+            "validation": f"{seen['validation_accuracy']:.2%}",
             "images/s": f"{self.images_per_second:,.0f}",
             "time left": clock(self.seconds_left(now)),
-            "cost so far": f"{self.worker_seconds(now):,.0f} {self.unit}",
+            "cost": f"{self.worker_seconds(now):,.0f} {self.unit}",
         }
 
     def line(self, now: float) -> str:
         """The same in one line."""
-        cells = self.cells(now)
+        seen, cells = self.epoch, self.cells(now)
         return (
-            f"round {cells['round']} ({cells['ratio']}), epoch {cells['epoch']}: "
-            f"loss {cells['loss']}, validation accuracy {cells['validation accuracy']}, "
-            f"{cells['images/s']} images/s, {cells['time left']} left, {cells['cost so far']} so far"
+            f"round {seen['round']} of 0–{seen['rounds'] - 1} ({cells['ratio']}), "
+            f"epoch {seen['epoch']} of {seen['epochs']}: "
+            f"loss {cells['loss']}, validation accuracy {cells['validation']}, "
+            f"{cells['images/s']} images/s, {cells['time left']} left, {cells['cost']} so far"
         )
 
     def figures(self, now: float) -> dict[str, float]:

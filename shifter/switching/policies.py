@@ -125,7 +125,7 @@ class Slo:
             return now.current, f"{self._forecast(now, now.current)}: the most accurate that carries the load"
         if now.current in able:
             return best, f"{self._forecast(now, best)}: there is room for a more accurate variant"
-        allowed = f"at most {self.utilisation:.0%} and {self.objective * 1e3:g} ms are allowed"
+        allowed = f"at most {self.utilisation:.0%} and {self.objective * 1e3:.1f} ms are allowed"
         return (
             best,
             f"{self._forecast(now, now.current)}: too slow, {allowed}; {self._forecast(now, best)}",

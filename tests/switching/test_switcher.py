@@ -199,13 +199,13 @@ def test_large_requests_count_by_their_images(five: dict[str, Profile]) -> None:
         (
             "slow",
             20.0,
-            "slow is 80% busy and answers in 200.0 ms: too slow, at most 75% and 100 ms are allowed; "
+            "slow is 80% busy and answers in 200.0 ms: too slow, at most 75% and 100.0 ms are allowed; "
             "quick would be 20% busy and answer in 12.5 ms",
         ),
         (
             "slow",
             30.0,
-            "slow needs 120% of the time there is: too slow, at most 75% and 100 ms are allowed; "
+            "slow needs 120% of the time there is: too slow, at most 75% and 100.0 ms are allowed; "
             "quick would be 30% busy and answer in 14.3 ms",
         ),
         (
