@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from jobs import demo, generate, inspect, load
+from jobs import cli, demo, generate, inspect, load
 
-app = typer.Typer(
-    name="shifter",
-    help=(
-        "Train a convolutional network once, reduce it exactly to a portfolio of smaller variants, and "
-        "serve on edge nodes whichever variant the load allows."
-    ),
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="shifter", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def shifter(version: cli.Version = False) -> None:
+    """Train a network once, reduce it exactly to smaller variants, serve whichever the load allows."""
+
+
 app.command("generate")(generate.main)
 app.command("inspect")(inspect.main)
 app.command("demo")(demo.main)

@@ -1,4 +1,4 @@
-"""What every job's command line does alike: errors as one line, and exit statuses that mean something."""
+"""What every job's command line does alike: errors as one line, exit statuses, and shared options."""
 
 from __future__ import annotations
 
@@ -6,16 +6,47 @@ import functools
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import ParamSpec
+from typing import Annotated, ParamSpec
 
 import typer
 
+from jobs.console import Style
+from shifter import __version__
 from shifter.errors import ShifterError
 
 P = ParamSpec("P")
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it. 1 is a failure, 2 a wrong command line."""
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"shifter {__version__}")
+        raise typer.Exit
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change the recipe, as in seed=7 or training.learning_rate=0.05; the value is YAML. "
+        "May be repeated.",
+        metavar="A.B=C",
+        show_default=False,
+    ),
+]
+Progress = Annotated[
+    Style,
+    typer.Option(
+        help="How to tell of it on stderr: live on a terminal and plain lines elsewhere (auto), plain "
+        "lines, a JSON object a line (jsonl), or nothing but errors (none)."
+    ),
+]
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+]
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:

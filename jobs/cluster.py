@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +22,8 @@ ROOM_FOR_SOCKETS = 32
 
 
 @contextmanager
-def cluster(cpus: int) -> Iterator[str]:
-    """Connects to Ray; yields a line that says to what. Disconnects at the end, whatever happens.
+def cluster(cpus: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Connects to Ray, and disconnects at the end, whatever happens.
 
     Within another such context its cluster is used, and left as it is.
 
@@ -32,20 +32,24 @@ def cluster(cpus: int) -> Iterator[str]:
 
     Args:
         cpus: what the job cannot do without. A cluster of its own pretends to have them.
+        say: told what is being done, and then which cluster it is.
 
     Raises:
         ShifterError: if the cluster cannot be reached.
     """
     address = os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
-        yield "on the same Ray cluster"
+        say("on the same Ray cluster")
+        yield
     elif address:
-        yield from _remote(address, cpus)
+        say(f"connecting to the Ray cluster at {address} …")
+        yield from _remote(address, cpus, say)
     else:
-        yield from _local(cpus)
+        say("starting Ray …")
+        yield from _local(cpus, say)
 
 
-def _remote(address: str, cpus: int) -> Iterator[str]:
+def _remote(address: str, cpus: int, say: Callable[[str], None]) -> Iterator[None]:
     # A submitted job has been given its code; elsewhere the cluster gets the very code that runs here.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     code = [str(Path(str(package.__file__)).parent) for package in (shifter, jobs, serve_app)]
@@ -60,12 +64,13 @@ def _remote(address: str, cpus: int) -> Iterator[str]:
     try:
         has = int(ray.cluster_resources().get("CPU", 0))
         waits = f", which has to grow to {cpus} before training begins" if has < cpus else ""
-        yield f"on the Ray cluster at {address} with {has} CPUs{waits}"
+        say(f"on the Ray cluster at {address} with {has} CPUs{waits}")
+        yield
     finally:
         ray.shutdown()
 
 
-def _local(cpus: int) -> Iterator[str]:
+def _local(cpus: int, say: Callable[[str], None]) -> Iterator[None]:
     usual = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="shifter-", dir=usual if len(usual) <= ROOM_FOR_SOCKETS else "/tmp")
     # Not init's own parameter for it: Ray's helpers would still look for "the" cluster in /tmp/ray,
@@ -82,7 +87,8 @@ def _local(cpus: int) -> Iterator[str]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        yield f"on a local Ray cluster with {cores} CPUs"
+        say(f"on a local Ray cluster with {cores} CPUs")
+        yield
     finally:
         ray.shutdown()
         for name, value in before.items():

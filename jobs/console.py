@@ -1,90 +1,151 @@
-"""How a job shows what it is doing: a live display on a terminal, plain lines elsewhere.
+"""How a job shows what it is doing: a live table on a terminal, plain or JSON lines elsewhere.
 
 Always on stderr; stdout is for results.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+from jobs.progress import Training, clock, line
 
 QUIET_SECONDS = 5.0
 """Plain lines: an epoch is told of this long after the last line; rounds and variants always are."""
 
 
+class Style(StrEnum):
+    """How to show it; ``AUTO`` is live on a terminal, and plain elsewhere."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    JSONL = "jsonl"
+    NONE = "none"
+
+
 class Console:
-    """Shows lines, and events of phases 1 and 2 as they come in."""
+    """Shows lines, and events of phases 1 and 2 as they come in; this one as plain lines."""
 
     def __init__(self, terminal: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
         self._terminal = terminal
         self._clock = clock
         self._began = clock()
         self._spoke = self._began - QUIET_SECONDS
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=terminal,
-            disable=not terminal.is_terminal,
-        )
-        self._bars: dict[str, Any] = {}
+        self._training: Training | None = None
 
     @classmethod
     @contextmanager
-    def open(cls) -> Iterator[Console]:
-        """A console on stderr; the live display is gone from the screen at the end."""
+    def open(cls, style: Style) -> Iterator[Console]:
+        """A console on stderr; a live display is gone from the screen at the end."""
         # soft_wrap: a line is a line, however narrow the log.
-        console = cls(Terminal(stderr=True, soft_wrap=True, highlight=False, markup=False))
-        with console._progress:
-            yield console
+        terminal = Terminal(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        if style is Style.AUTO and terminal.is_terminal and not terminal.is_dumb_terminal:
+            live = LiveConsole(terminal)
+            with live.display:
+                yield live
+        elif style is Style.JSONL:
+            yield JsonConsole(terminal)
+        elif style is Style.NONE:
+            yield SilentConsole(terminal)
+        else:
+            yield Console(terminal)
 
     def say(self, line: str) -> None:
-        """One line, above the live display, with the seconds since the beginning."""
+        """One line, with the seconds since the beginning."""
         self._spoke = self._clock()
-        self._terminal.print(f"{self._spoke - self._began:6.1f} s  {line}")
+        self._print(f"{self._spoke - self._began:6.1f} s  {line}")
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """Shows an event of ``shifter.training.imp`` or ``jobs.reduction``."""
-        kind = event["event"]
-        if kind == "epoch":
-            done = event["round"] * event["epochs"] + event["epoch"]
-            note = (
-                f"round {event['round']} ({event['ratio']:g}x), epoch {event['epoch']} of {event['epochs']}: "
-                f"loss {event['loss']:.4f}, validation accuracy {event['validation_accuracy']:.2%}"
-            )
-            self._advance("train", done, event["rounds"] * event["epochs"], note)
-            if not self._terminal.is_terminal and self._clock() - self._spoke >= QUIET_SECONDS:
-                self.say(note)
-        elif kind == "round":
-            self.say(
-                f"round {event['round']} of 0–{event['rounds'] - 1} ({event['ratio']:g}x) is finished: "
-                f"{event['nonzero_weights']:,} weights, "
-                f"validation accuracy {event['validation_accuracy']:.2%}"
-            )
-        elif kind == "reduced":
-            self._advance("reduce", event["done"], event["of"], "")
-            self.say(
-                f"reduced {event['variant']} ({event['done']} of {event['of']}): "
-                f"{event['structural_parameters']:,} structural parameters, "
-                f"relative error {event['error']:.1e}"
-            )
-        elif kind == "profiling":
-            self.say(f"profiling {event['variants']} variants")
+        if event["event"] == "epoch":
+            if self._training is None:
+                self._training = Training(event, self._clock())
+            else:
+                self._training.take(event, self._clock())
+            self._show_epoch(self._training)
         else:
-            raise AssertionError(f"an event that nobody shows: {event}")
+            if event["event"] in ("reduced", "profiling"):
+                self._training = None
+            self._show(event)
 
-    def _advance(self, phase: str, done: int, total: int, note: str) -> None:
-        if phase not in self._bars:
-            self._bars[phase] = self._progress.add_task(phase, total=total, note=note)
-        self._progress.update(self._bars[phase], completed=done, note=note)
+    def _show_epoch(self, training: Training) -> None:
+        if self._clock() - self._spoke >= QUIET_SECONDS:
+            self.say(training.line(self._clock()))
+
+    def _show(self, event: Mapping[str, Any]) -> None:
+        self.say(line(event))
+
+    def _print(self, text: str) -> None:
+        self._terminal.print(text)
+
+
+class LiveConsole(Console):
+    """Lines above a table of the epoch just trained, or, in other phases, a sign that work goes on."""
+
+    def __init__(self, terminal: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(terminal, clock)
+        self._spinner = Spinner("line")
+        self.display = Live(
+            get_renderable=self._render, console=terminal, transient=True, refresh_per_second=4
+        )
+
+    def _show_epoch(self, training: Training) -> None:
+        self.display.refresh()
+
+    def _show(self, event: Mapping[str, Any]) -> None:
+        self.display.refresh()  # printing alone would repeat what was last drawn
+        super()._show(event)
+
+    def _render(self) -> RenderableType:
+        now = self._clock()
+        if self._training is None:
+            self._spinner.update(text=clock(now - max(self._spoke, self._began)))
+            return self._spinner
+        table = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        cells = self._training.cells(now)
+        for heading in cells:
+            table.add_column(heading, justify="right")
+        table.add_row(*cells.values())
+        return table
+
+
+class JsonConsole(Console):
+    """A JSON object a line: every event with its own fields and ``elapsed`` seconds.
+
+    ``message`` is an event too; an epoch comes with images/s, seconds left and worker-seconds.
+    """
+
+    def say(self, line: str) -> None:
+        self._write({"event": "message", "text": line})
+
+    def _show_epoch(self, training: Training) -> None:
+        self._write({**training.epoch, **training.figures(self._clock())})
+
+    def _show(self, event: Mapping[str, Any]) -> None:
+        self._write(event)
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        elapsed = round(self._clock() - self._began, 3)
+        self._print(json.dumps({"elapsed": elapsed, **event}, ensure_ascii=False))
+
+
+class SilentConsole(Console):
+    """Shows nothing."""
+
+    def _print(self, text: str) -> None:
+        pass
 
 
 @contextmanager

@@ -11,46 +11,30 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from jobs import cli
-from jobs.console import Console, results_only_on_stdout
+from jobs.console import Console, Style, results_only_on_stdout
 from jobs.generate import NEEDED, generate
-from shifter.errors import DemoError, ShifterError
+from jobs.outcome import ENOUGH, MISSED, Outcome, Trial
+from shifter.errors import DemoError, RunError, ShifterError
 from shifter.recipe import Recipe
+from shifter.run import Run
 from shifter.store import Store
 
 if TYPE_CHECKING:
-    from jobs.records import Record, Summary
     from jobs.trial import Plan
     from shifter.data import Split
     from shifter.portfolio import Portfolio
 
 RECIPE = Path(__file__).parent / "recipes" / "digits.yaml"
 
-ENOUGH = 0.95
-"""Share of all requests that the switching service has to answer within the objective."""
-MISSED = 0.90
-"""The largest variant, held fixed, has to stay below: or the load proves nothing."""
-
 _PER_REQUEST_MS = 25.0
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One service under the load."""
-
-    name: str
-    records: list[Record]
-    summary: Summary
-    status: dict[str, Any]
 
 
 @contextmanager
@@ -66,21 +50,21 @@ def _step(name: str, console: Console) -> Iterator[None]:
         raise
 
 
-def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console) -> str:
-    """Does all of it; returns the tables to show.
+def demonstrate(recipe: Recipe, store: Store, name: str, console: Console) -> Outcome:
+    """Does all of it.
 
     Raises:
+        RunError: if ``name`` belongs to another recipe; before anything is started.
         DemoError: naming the step that failed, and why.
     """
-    from jobs.cluster import cluster
-    from jobs.leftovers import Descendants
-    from jobs.table import render, variants_table
-    from shifter.values import Discarded, Profile
-
     if "RAY_ADDRESS" in os.environ:
         raise DemoError("RAY_ADDRESS is set, but the demonstration starts a cluster of its own: unset it")
-    with Descendants() as descendants, cluster(cpus=recipe.workers) as where:
-        console.say(where)
+    _refuse_other_recipe(Run(store, name), recipe)
+
+    from jobs.cluster import cluster
+    from jobs.leftovers import Descendants
+
+    with Descendants() as descendants, cluster(recipe.workers, console.say):
         temporary = Path(os.environ["RAY_TMPDIR"])
         with _step("train, reduce and pack", console):
             told = generate(recipe, store, name, console)
@@ -93,33 +77,18 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
             raise DemoError(f"the cluster left its folder {temporary} behind")
         ended = descendants.check_gone()
         console.say(f"{ended} processes were started and have ended")
+    return Outcome(told, trials, plan.objective_s, checked)
 
-    profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
-    discarded = [Discarded(v["name"], **v["discarded"]) for v in told["variants"] if v["discarded"]]
-    objective_ms = 1e3 * plan.objective_s
-    return "\n".join(
-        [
-            "",
-            "The variants (relative error to the sparse model; latency of one image)",
-            render(variants_table(profiles, discarded)),
-            "",
-            f"The same load on both services, objective {objective_ms:.0f} ms",
-            render(_comparison(trials)),
-            "",
-            "The switching service over time",
-            render(_timeline(trials[-1], plan)),
-            "",
-            "Its switches",
-            render(_switches(trials[-1])),
-            "",
-            f"{checked:,} answers were recomputed with the variants that they name, and are theirs.",
-            f"Under the load, {trials[0].name} is in time for {trials[0].summary.attainment:.1%} of the "
-            f"requests (below {MISSED:.0%} was wanted), the switching service for "
-            f"{trials[-1].summary.attainment:.1%} (at least {ENOUGH:.0%} was wanted).",
-            f"portfolio {told['store']}/{told['portfolio']}",
-            f"report    {told['store']}/{told['report']}",
-        ]
-    )
+
+def _refuse_other_recipe(run: Run, recipe: Recipe) -> None:
+    """`Run.begin` would as well, but only once the cluster stands."""
+    if not (run.store.root / run.record_key).is_file():
+        return
+    changes = run.recipe.difference(recipe)
+    if changes:
+        raise RunError(
+            "\n  ".join([f"{run.name} is the run of another recipe (give another --name):", *changes])
+        )
 
 
 def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[Trial], Plan, int]:
@@ -144,6 +113,10 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
         # Two decimals: resized pixels have many more, which JSON would spend its time on.
         pixels = np.round(test.images.astype(np.float64), 2)
         driver = trial.Driver(pixels, _images_per_request(portfolio))
+        console.say(
+            f"a request carries {driver.per_request} images, so many that {largest} computes about "
+            f"{_PER_REQUEST_MS:.0f} ms for it: the load is the network's, not HTTP's"
+        )
         common: dict[str, Any] = {
             "portfolio": run,
             "max_images": driver.per_request,
@@ -163,8 +136,13 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
             plan = trial.plan(carries[largest], carries[smallest])
             rates = [segment.rate for segment in plan.schedule]
             console.say(
-                f"the load will go from {rates[0]:.0f} requests/s to {max(rates):.0f} and back to "
-                f"{rates[-1]:.0f}; objective {1e3 * plan.objective_s:.0f} ms"
+                f"the load will rise from {rates[0]:.0f} requests/s, {rates[0] / carries[largest]:.0%} of "
+                f"what {largest} carries, to {max(rates):.0f}, {max(rates) / carries[largest]:.0%}, and fall "
+                f"back to {rates[-1]:.0f}"
+            )
+            console.say(
+                f"objective: an answer within {1e3 * plan.objective_s:.0f} ms, the time in which {largest} "
+                f"answers {carries[largest] * plan.objective_s:.0f} requests"
             )
         with _step("serve with switching", console):
             urls |= served.deploy({"switching": Settings(objective_ms=1e3 * plan.objective_s, **common)})
@@ -174,7 +152,7 @@ def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[T
                 trials.append(_trial(name, urls[name], driver, plan))
         console.say("— shut the service down")
     with _step("check every answer", console):
-        checked = sum(trial.check_answers(t.records, portfolio, pixels) for t in trials)
+        checked = sum(trial.check_answers(t.recording.records, portfolio, pixels) for t in trials)
     with _step("judge", console):
         _judge(trials, portfolio, test)
     return trials, plan, checked
@@ -192,10 +170,10 @@ def _trial(name: str, url: str, driver: Any, plan: Plan) -> Trial:
 
     from jobs.records import summarise
 
-    records = driver.drive(url, plan.schedule, _SEED)
+    recording = driver.drive(url, plan.schedule, _SEED)
     with urlopen(f"{url}/status", timeout=30) as answer:
         status = json.load(answer)
-    return Trial(name, records, summarise(records, plan.objective_s), status)
+    return Trial(name, recording, summarise(recording.records, plan.objective_s), status)
 
 
 def _judge(trials: Sequence[Trial], portfolio: Portfolio, test: Split) -> None:
@@ -216,79 +194,20 @@ def _judge(trials: Sequence[Trial], portfolio: Portfolio, test: Split) -> None:
             f"at least {ENOUGH:.0%} was expected (the client itself was up to "
             f"{switching.summary.client_p99_late_ms:.0f} ms late; is the machine busy?)"
         )
-    if not descends_and_returns(switching.records, portfolio.names):
+    if not descends_and_returns(switching.recording.records, portfolio.names):
         raise DemoError("the switching service did not go to a smaller variant and back to a larger one")
     failed = [s for s in switching.status["switches"] if s["error"]]
     if failed:
         raise DemoError(f"a switch failed: {failed[0]}")
 
 
-def _comparison(trials: Sequence[Trial]) -> Table:
-    table = Table(header_style="bold")
-    table.add_column("service")
-    for heading in ("requests", "answered", "refused", "p50 (ms)", "p99 (ms)", "in time"):
-        table.add_column(heading, justify="right")
-    for one in trials:
-        s = one.summary
-        table.add_row(
-            one.name,
-            f"{s.requests:,}",
-            f"{s.answered:,}",
-            f"{s.refused:,}",
-            f"{s.p50_ms:.0f}",
-            f"{s.p99_ms:.0f}",
-            f"{s.attainment:.1%}",
-        )
-    return table
-
-
-def _timeline(one: Trial, plan: Plan) -> Table:
-    from jobs.records import timeline
-
-    table = Table(header_style="bold")
-    for heading in ("second", "requests", "p99 (ms)", "in time"):
-        table.add_column(heading, justify="right")
-    table.add_column("variants")
-    for interval in timeline(one.records, plan.objective_s):
-        table.add_row(
-            f"{interval.start:.0f}",
-            str(interval.requests),
-            f"{interval.p99_ms:.0f}",
-            f"{interval.attainment:.0%}",
-            " → ".join(interval.variants),
-        )
-    return table
-
-
-def _switches(one: Trial) -> Table:
-    table = Table(header_style="bold")
-    table.add_column("time (UTC)")
-    table.add_column("switch")
-    table.add_column("took (ms)", justify="right")
-    table.add_column("why")
-    for switch in one.status["switches"]:
-        table.add_row(
-            switch["at"].partition("T")[2].removesuffix("+00:00"),
-            f"{switch['from']} → {switch['to']}",
-            f"{switch['ms']:.1f}",
-            switch["reason"],
-        )
-    return table
-
-
 @cli.reports_errors
 def main(
     store: Annotated[str, typer.Option(help="The folder for the run's artifacts.", metavar="URI")] = "runs",
     name: Annotated[str, typer.Option(help="The run's name.")] = "digits",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Change the recipe, as in training.epochs=2; the value is YAML. May be repeated.",
-            metavar="A.B=C",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: cli.Overrides = None,
+    progress: cli.Progress = Style.AUTO,
+    version: cli.Version = False,
 ) -> None:
     """Show the whole chain on handwritten digits: train, reduce, pack, serve, switch, check.
 
@@ -296,8 +215,9 @@ def main(
     Any step that fails, or does not hold what it promises, ends it with a status other than 0.
     """
     cli.require("demo", "train,edge,report", *NEEDED, "aiohttp", "fastapi", "orjson", "PIL")
-    with results_only_on_stdout() as show, Console.open() as console:
-        show(demonstrate(Recipe.load(RECIPE, overrides or []), Store.open(store), name, console))
+    with results_only_on_stdout() as show, Console.open(progress) as console:
+        outcome = demonstrate(Recipe.load(RECIPE, overrides or []), Store.open(store), name, console)
+    show(outcome.text())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from jobs import cli
-from jobs.console import Console, results_only_on_stdout
+from jobs.console import Console, Style, results_only_on_stdout
 from shifter.recipe import Recipe
 from shifter.run import Run, flat
 from shifter.store import Store
@@ -89,15 +89,18 @@ def _failure_recorded(run: Run) -> Iterator[None]:
 
 
 def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
+    console.say("loading torch …")
     from jobs.cluster import cluster
+    from jobs.metrics import published
     from jobs.reduction import reduce_run
     from shifter.training.worker import train
 
-    with cluster(cpus=recipe.workers) as where:
-        console.say(where)
+    with cluster(recipe.workers, console.say):
         _tell_of_skipped(recipe, console)
         run.advance("training")
-        train(recipe, run.store.uri, run.name, console.on_event)
+        if run.finished_rounds() < recipe.rounds:
+            console.say(f"starting {recipe.workers} {'worker' if recipe.workers == 1 else 'workers'} …")
+        train(recipe, run.store.uri, run.name, published(run.name, console.on_event))
         run.advance("reducing")
         return reduce_run(run, recipe, console.on_event)
 
@@ -207,12 +210,12 @@ def _profiles(run: Run, recipe: Recipe) -> dict[str, Profile]:
 
 
 def _table(told: Mapping[str, Any]) -> str:
-    from jobs.table import render, variants_table
+    from jobs.table import variants_text
     from shifter.values import Discarded, Profile
 
     profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
     discarded = [Discarded(v["name"], **v["discarded"]) for v in told["variants"] if v["discarded"]]
-    lines = [render(variants_table(profiles, discarded))]
+    lines = [variants_text(profiles, discarded)]
     lines += [f"{what:<10}{told['store']}/{told[what]}" for what in ("portfolio", "report")]
     return "\n".join(lines)
 
@@ -259,19 +262,13 @@ def main(
         str | None,
         typer.Option(help="The run's name; by default the recipe's name and hash.", show_default=False),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Change the recipe, as in training.epochs=2; the value is YAML. May be repeated.",
-            metavar="A.B=C",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: cli.Overrides = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe and what it takes; start nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    progress: cli.Progress = Style.AUTO,
+    version: cli.Version = False,
 ) -> None:
     """Train a network, prune and reduce it round by round, and pack the best variants.
 
@@ -279,7 +276,7 @@ def main(
     A finished run is left as it is.
     """
     cli.require("generate", "train,report", *NEEDED)
-    with results_only_on_stdout() as show, Console.open() as console:
+    with results_only_on_stdout() as show, Console.open(progress) as console:
         resolved = Recipe.load(recipe, overrides or [])
         if dry_run:
             told, text = plan(resolved, name), _plan_text

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m jobs.inspect runs/RUN/portfolio/DIGEST.zip
+    python -m jobs.inspect runs/RUN
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def inspect(portfolio: Portfolio) -> dict[str, Any]:
 
 
 def _text(told: dict[str, Any]) -> str:
-    from jobs.table import render, variants_table
+    from jobs.table import variants_text
     from shifter.values import Profile
 
     spec = told["input"]
@@ -63,7 +63,7 @@ def _text(told: dict[str, Any]) -> str:
     width = max(map(len, facts))
     profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
     lines = [f"{key:<{width}}  {value}" for key, value in facts.items()]
-    return "\n".join([*lines, render(variants_table(profiles))])
+    return "\n".join([*lines, variants_text(profiles)])
 
 
 @cli.reports_errors
@@ -71,19 +71,23 @@ def main(
     portfolio: Annotated[
         Path,
         typer.Argument(
-            metavar="PORTFOLIO", help="A package: runs/RUN/portfolio/DIGEST.zip.", show_default=False
+            metavar="PORTFOLIO",
+            help="A run's folder, whose current package is meant, or a package (.zip).",
+            show_default=False,
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
+    version: cli.Version = False,
 ) -> None:
     """Show what is in a portfolio: its variants, their profiles, and whether it is undamaged."""
-    from shifter.portfolio import Portfolio
+    cli.require("inspect", "edge", "deflate")
+    from serve_app.source import find_package, read_portfolio
 
+    opened = read_portfolio(portfolio)
     try:
-        opened = Portfolio.open(portfolio)
-    except OSError as error:
-        raise PackageError(f"the portfolio {portfolio} cannot be read: {error.strerror}") from None
-    told = inspect(opened)
+        told = inspect(opened)
+    except PackageError as error:
+        raise PackageError(f"{find_package(portfolio)} is damaged: {error}") from None
     print(json.dumps(told, indent=2) if as_json else _text(told))
 
 

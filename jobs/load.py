@@ -15,7 +15,8 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +26,7 @@ import typer
 from numpy.typing import NDArray
 
 from jobs import cli
-from jobs.records import Record, save, summarise
+from jobs.records import Record, Recording, save, summarise
 from shifter.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -103,14 +104,19 @@ class _Client:
     def __init__(self, session: aiohttp.ClientSession, url: str, asked: Sequence[tuple[int, ...]]) -> None:
         self._session, self._url, self._asked = session, url, asked
         self._raw: list[tuple[int, float, float, float, int, str | None, bytes]] = []
-        self.clock = time.perf_counter
-        self.start = self.clock()
+        self._clock = time.perf_counter
+        self._start = self._clock()
+        self._began = time.time()
+
+    def now(self) -> float:
+        """Seconds from the start."""
+        return self._clock() - self._start
 
     async def post(self, index: int, scheduled: float, body: bytes) -> None:
         """Sends one request that was due ``scheduled`` seconds from the start."""
         from aiohttp import ClientError
 
-        sent = self.clock() - self.start - scheduled
+        sent = self.now() - scheduled
         status, variant, payload = 0, None, b""
         try:
             async with self._session.post(self._url, data=body) as response:
@@ -118,11 +124,11 @@ class _Client:
                 status, variant = response.status, response.headers.get("X-Shifter-Variant")
         except (ClientError, TimeoutError):
             pass  # status 0: no answer came, which the record says
-        latency = self.clock() - self.start - scheduled
+        latency = self.now() - scheduled
         self._raw.append((index, scheduled, sent, latency, status, variant, payload))
 
-    def records(self) -> list[Record]:
-        return [
+    def recording(self) -> Recording:
+        records = [
             Record(
                 scheduled,
                 sent,
@@ -136,20 +142,24 @@ class _Client:
                 self._raw, key=lambda one: one[0]
             )
         ]
+        return Recording(self._began, records)
 
 
 def _logits(payload: bytes) -> NDArray[np.float32]:
     return np.array([p["logits"] for p in json.loads(payload)["predictions"]], np.float32)
 
 
-def _session(timeout_s: float) -> aiohttp.ClientSession:
+@asynccontextmanager
+async def _client(url: str, asked: Sequence[tuple[int, ...]], timeout_s: float) -> AsyncIterator[_Client]:
+    """Its clock starts with it."""
     from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
-    return ClientSession(
+    async with ClientSession(
         connector=TCPConnector(limit=0),
         timeout=ClientTimeout(total=timeout_s),
         headers={"Content-Type": "application/json"},
-    )
+    ) as session:
+        yield _Client(session, url, asked)
 
 
 async def drive(
@@ -158,18 +168,17 @@ async def drive(
     asked: Sequence[tuple[int, ...]],
     bodies: Sequence[bytes],
     timeout_s: float = 30.0,
-) -> list[Record]:
+) -> Recording:
     """Open loop: sends ``bodies[i]`` to ``url`` at ``due[i]`` seconds from now; one record each, in order."""
-    async with _session(timeout_s) as session:
-        client = _Client(session, url, asked)
+    async with _client(url, asked, timeout_s) as client:
         tasks = []
         for index, moment in enumerate(due):
-            delay = client.start + moment - client.clock()
+            delay = moment - client.now()
             if delay > 0:
                 await asyncio.sleep(delay)
             tasks.append(asyncio.create_task(client.post(index, moment, bodies[index])))
         await asyncio.gather(*tasks)
-    return client.records()
+    return client.recording()
 
 
 async def saturate(
@@ -179,19 +188,41 @@ async def saturate(
     asked: Sequence[tuple[int, ...]],
     bodies: Sequence[bytes],
     timeout_s: float = 30.0,
-) -> list[Record]:
+) -> Recording:
     """Closed loop: ``clients`` of them, each sending its next request when the last one is answered."""
-    async with _session(timeout_s) as session:
-        client = _Client(session, url, asked)
+    async with _client(url, asked, timeout_s) as client:
         turns = itertools.count()
 
         async def one() -> None:
-            while (now := client.clock() - client.start) < seconds:
+            while (now := client.now()) < seconds:
                 index = next(turns)
                 await client.post(index, now, bodies[index % len(bodies)])
 
         await asyncio.gather(*(one() for _ in range(clients)))
-    return client.records()
+    return client.recording()
+
+
+def read_images(path: Path) -> NDArray[Any]:
+    """The pixels of a ``.npy`` file, real numbers of shape (n, c, h, w).
+
+    Raises:
+        DataError: if it cannot be read, or holds anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            pixels: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"the images {path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise DataError(
+            f"the images {path} are no .npy file of numbers ({error}): write one with numpy.save"
+        ) from None
+    if pixels.ndim != 4 or not pixels.size or pixels.dtype.kind not in "iuf":
+        raise DataError(
+            f"the images {path} are an array of {pixels.dtype}, shape {pixels.shape}: numbers of shape "
+            "(images, channels, height, width) are wanted"
+        )
+    return pixels
 
 
 def _bodies(images: NDArray[Any], asked: Sequence[tuple[int, ...]]) -> list[bytes]:
@@ -221,28 +252,32 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Write the records to this .npz file.", show_default=False)
     ] = None,
+    version: cli.Version = False,
 ) -> None:
     """Put a running service under load; print what it answered, as JSON."""
     cli.require("load", "train", "aiohttp")
     if (schedule is None) == (saturating is None):
         raise RecipeError("give either --schedule, for an open loop, or --saturate, for a closed one")
-    pixels = np.load(images, allow_pickle=False)
-    if pixels.ndim != 4 or not len(pixels):
-        raise DataError(f"{images} holds an array of shape {pixels.shape}: (n, c, h, w) is wanted")
+    pixels = read_images(images)
+    if out is not None and not out.absolute().parent.is_dir():
+        raise DataError(f"the records cannot be written to {out}: there is no folder {out.parent}")
     target = url.rstrip("/") + "/predict"
     if schedule is not None:
         due = arrivals(parse_schedule(schedule), seed, "even" if even else "poisson").tolist()
         asked = image_indices(len(due), per_request, len(pixels))
-        records = asyncio.run(drive(target, due, asked, _bodies(pixels, asked)))
+        recording = asyncio.run(drive(target, due, asked, _bodies(pixels, asked)))
     else:
         assert saturating is not None
         # As many different requests as it takes for every image to have its turn.
         asked = image_indices(len(pixels), per_request, len(pixels))
         asked = asked[: len(pixels) // math.gcd(len(pixels), per_request)]
-        records = asyncio.run(saturate(target, saturating, clients, asked, _bodies(pixels, asked)))
+        recording = asyncio.run(saturate(target, saturating, clients, asked, _bodies(pixels, asked)))
     if out is not None:
-        save(records, out)
-    print(json.dumps(asdict(summarise(records, objective_ms / 1e3)), indent=1))
+        save(recording, out)
+    summary = asdict(summarise(recording.records, objective_ms / 1e3))
+    # Of nothing there is no percentile; JSON has no NaN.
+    told = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in summary.items()}
+    print(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,19 @@ class Record:
         return self.status == 200
 
 
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A load and what it was answered.
+
+    Args:
+        began: when, in seconds since the epoch, which is the clock of a service's switches too.
+        records: one per request, in the order in which they were due.
+    """
+
+    began: float
+    records: list[Record]
+
+
 def percentile(values: Sequence[float], q: float) -> float:
     """The q-th percentile (0…100); NaN of nothing."""
     return float(np.percentile(values, q)) if len(values) else math.nan
@@ -126,11 +139,13 @@ def timeline(records: Sequence[Record], objective_s: float, width_s: float = 1.0
     ]
 
 
-def save(records: Sequence[Record], path: Path) -> None:
+def save(recording: Recording, path: Path) -> None:
     """An ``.npz`` file; every record must hold as many images."""
+    records = recording.records
     answers = [r.logits for r in records if r.logits is not None]
     np.savez(
         path,
+        began=np.float64(recording.began),
         times=np.array([(r.scheduled, r.sent, r.latency) for r in records], np.float64).reshape(-1, 3),
         status=np.array([r.status for r in records], np.int64),
         variant=np.array([r.variant or "" for r in records], np.str_),
@@ -139,12 +154,12 @@ def save(records: Sequence[Record], path: Path) -> None:
     )
 
 
-def load(path: Path) -> list[Record]:
+def load(path: Path) -> Recording:
     """What ``save`` wrote."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     answers = iter(arrays["logits"])
-    return [
+    records = [
         Record(
             scheduled,
             sent,
@@ -162,3 +177,4 @@ def load(path: Path) -> list[Record]:
             strict=True,
         )
     ]
+    return Recording(float(arrays["began"]), records)

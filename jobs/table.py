@@ -1,4 +1,4 @@
-"""Variants as a table for a terminal."""
+"""Variants as a table for people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from shifter.values import Discarded, Profile
+
+# Rich needs a width; no table is so wide.
+_WIDE = 10_000
+
+_LEGEND = """\
+non-zero    parameters that are not zero, which is what a compression ratio counts
+structural  parameters left to store and multiply, batch norm folded in. Only whole filters can go, and
+            pruning weight by weight empties few of them until the ratio is high: so far, sizes are equal
+p50, p99    latency of one image
+error       of the answers in float32, relative to the sparse model's; in float64 at most {float64:.0e}"""
+
+
+def variants_text(profiles: Mapping[str, Profile], discarded: Sequence[Discarded] = ()) -> str:
+    """The table of variants, and what its columns mean."""
+    float64 = max(profile.exactness.float64 for profile in profiles.values())
+    return f"{render(variants_table(profiles, discarded))}\n{_LEGEND.format(float64=float64)}"
 
 
 def variants_table(profiles: Mapping[str, Profile], discarded: Sequence[Discarded] = ()) -> Table:
@@ -23,7 +39,7 @@ def variants_table(profiles: Mapping[str, Profile], discarded: Sequence[Discarde
         "test",
         "p50 (ms)",
         "p99 (ms)",
-        "error",
+        "error (float32)",
     ):
         table.add_column(heading, justify="right")
     if reasons:
@@ -47,9 +63,9 @@ def variants_table(profiles: Mapping[str, Profile], discarded: Sequence[Discarde
 
 
 def render(table: Table) -> str:
-    """The table as text: as wide as the terminal is, or as it needs where there is none."""
+    """The table as text for stdout: as wide as the terminal is, or as it needs where there is none."""
     terminal = Terminal()
-    width = None if terminal.is_terminal else 200
+    width = None if terminal.is_terminal else _WIDE
     with (console := Terminal(width=width)).capture() as capture:
         console.print(table)
     return capture.get().rstrip("\n")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.load import Segment
-from jobs.records import Record, load
+from jobs.records import Record, Recording, load
 from shifter.errors import DemoError
 from shifter.portfolio import Portfolio
 from shifter.switching.engine import OnnxEngine
@@ -39,16 +39,16 @@ class Driver:
     images: NDArray[Any]
     per_request: int
 
-    def saturate(self, url: str, *, seconds: float, clients: int) -> list[Record]:
+    def saturate(self, url: str, *, seconds: float, clients: int) -> Recording:
         """Closed loop."""
         return self._run(url, "--saturate", f"{seconds:g}", "--clients", str(clients))
 
-    def drive(self, url: str, schedule: Sequence[Segment], seed: int) -> list[Record]:
+    def drive(self, url: str, schedule: Sequence[Segment], seed: int) -> Recording:
         """Open loop with random arrivals."""
         text = ",".join(f"{s.seconds!r}:{s.rate!r}" for s in schedule)
         return self._run(url, "--schedule", text, "--seed", str(seed))
 
-    def _run(self, url: str, *options: str) -> list[Record]:
+    def _run(self, url: str, *options: str) -> Recording:
         with tempfile.TemporaryDirectory(prefix="shifter-load-") as folder:
             images, out = Path(folder) / "images.npy", Path(folder) / "records.npz"
             np.save(images, self.images)
@@ -66,7 +66,7 @@ def capacity(driver: Driver, url: str, *, seconds: float) -> float:
     Raises:
         DemoError: if a request is not answered.
     """
-    records = driver.saturate(url, seconds=seconds, clients=4)
+    records = driver.saturate(url, seconds=seconds, clients=4).records
     for record in records:
         if not record.answered:
             raise DemoError(f"{url} answered {record.status} to a request of the calibration, not 200")

@@ -7,11 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from serve_app.docs import page
 from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, too_large
 from serve_app.service import EdgeService
+from shifter import __version__
 from shifter.errors import OverloadError, RequestError
 
 VARIANT_HEADER = "X-Shifter-Variant"
@@ -26,7 +29,12 @@ def create_app(service: EdgeService) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="shifter", summary="Answers with whichever variant the load allows.", lifespan=lifespan
+        title="shifter",
+        version=__version__,
+        summary="Answers with whichever variant the load allows.",
+        lifespan=lifespan,
+        docs_url=None,  # both would fetch scripts from elsewhere
+        redoc_url=None,
     )
 
     @app.exception_handler(RequestError)
@@ -36,6 +44,13 @@ def create_app(service: EdgeService) -> FastAPI:
     @app.exception_handler(OverloadError)
     async def overloaded(_: Request, error: OverloadError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(error.retry_after_s)})
+
+    @app.exception_handler(HTTPException)
+    async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
+        paths = app.openapi()["paths"]
+        known = ", ".join(f"{m.upper()} {path}" for path, methods in paths.items() for m in methods)
+        said = f"{request.method} {request.url.path}: {error.detail.lower()}; there are {known}"
+        return JSONResponse({"error": said}, error.status_code, error.headers)
 
     @app.post("/predict", openapi_extra=_REQUEST, responses=_RESPONSES, response_model=None)
     async def predict(request: Request) -> Response:
@@ -48,6 +63,10 @@ def create_app(service: EdgeService) -> FastAPI:
     async def status() -> dict[str, Any]:
         """The active variant and why, the load, the last switches, the portfolio."""
         return service.status()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page(app.openapi()))
 
     return app
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shifter.errors import RequestError
 from shifter.values import InputSpec
@@ -98,6 +98,8 @@ def _from_image(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.floa
         ) from error
     except RequestError:
         raise
+    except UnidentifiedImageError as error:
+        raise RequestError("the body is not a PNG or JPEG image", status=400) from error
     except _UNREADABLE as error:
         raise RequestError(f"the body is not a readable PNG or JPEG image: {error}", status=400) from error
     if array.ndim == 2:

@@ -80,7 +80,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"override {override!r} should read path=value, e.g. training.epochs=2")
+        raise RecipeError(f"override {override!r} should read path=value, e.g. training.learning_rate=0.05")
     for depth, key in enumerate(keys[:-1]):
         inner = data.setdefault(key, {})
         if not isinstance(inner, dict):

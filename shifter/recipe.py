@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from shifter.configuration import Count, Float, Int, Part, apply_override, explain, read_mapping
 from shifter.data_spec import DataSpec
@@ -32,6 +32,13 @@ __all__ = [
     "identity",
 ]
 
+
+def _require_step(value: Any) -> Any:
+    Step.parse(str(value), 1)
+    return value
+
+
+StepText = Annotated[str, BeforeValidator(_require_step)]
 Ratio = Annotated[Float, Field(gt=1, lt=1e9)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -51,25 +58,17 @@ class Training(Part):
     learning_rate: Annotated[Float, Field(gt=0)]
     momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
-    milestones: tuple[str, ...] = ()
+    milestones: tuple[StepText, ...] = ()
     gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
-    warmup: str = "0it"
+    warmup: StepText = "0it"
 
     @field_validator("milestones")
     @classmethod
-    def _milestones_are_steps(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        for text in texts:
-            Step.parse(text, 1)
+    def _milestones_rise(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for earlier, later in pairwise(texts):
             if _unit(earlier) == _unit(later) and Step.parse(earlier, 1) >= Step.parse(later, 1):
                 raise ValueError(f"{later} does not come after {earlier}: milestones should rise")
         return texts
-
-    @field_validator("warmup")
-    @classmethod
-    def _warmup_is_a_step(cls, text: str) -> str:
-        Step.parse(text, 1)
-        return text
 
 
 class Pruning(Part):
@@ -83,7 +82,7 @@ class Pruning(Part):
     """
 
     ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
-    rewind_to: str = "0it"
+    rewind_to: StepText = "0it"
     exclude: tuple[str, ...] = ()
 
     @field_validator("ratios")
@@ -95,12 +94,6 @@ class Pruning(Part):
                     f"{higher:g} does not come after {lower:g}: every ratio should exceed the last"
                 )
         return ratios
-
-    @field_validator("rewind_to")
-    @classmethod
-    def _rewind_is_a_step(cls, text: str) -> str:
-        Step.parse(text, 1)
-        return text
 
 
 class Reduction(Part):

@@ -228,7 +228,10 @@ def _read_manifest(entries: Mapping[str, Entry]) -> Manifest:
     entry = entries[MANIFEST]
     if entry.size > _LARGEST_MANIFEST:
         raise PackageError(f"{MANIFEST} declares {entry.size} bytes; {_LARGEST_MANIFEST} is the most allowed")
-    text = inflate(entry.stream, entry.size)
+    try:
+        text = inflate(entry.stream, entry.size)
+    except PackageError as problem:
+        raise PackageError(f"entry {MANIFEST!r}: {problem}") from problem
     if zlib.crc32(text) != entry.crc:
         raise PackageError(f"{MANIFEST} is damaged: its CRC-32 is not {entry.crc:#010x}")
     manifest = Manifest.from_json(text)

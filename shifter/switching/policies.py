@@ -125,7 +125,11 @@ class Slo:
             return now.current, f"{self._forecast(now, now.current)}: the most accurate that carries the load"
         if now.current in able:
             return best, f"{self._forecast(now, best)}: there is room for a more accurate variant"
-        return best, f"{self._forecast(now, now.current)}: too slow; {self._forecast(now, best)}"
+        allowed = f"at most {self.utilisation:.0%} and {self.objective * 1e3:.1f} ms are allowed"
+        return (
+            best,
+            f"{self._forecast(now, now.current)}: too slow, {allowed}; {self._forecast(now, best)}",
+        )
 
     def _predict(self, now: Situation, name: str, rate: float) -> tuple[float, float]:
         """(share of time busy, seconds to an answer) if ``name`` served ``rate`` requests a second."""
@@ -137,5 +141,10 @@ class Slo:
 
     def _forecast(self, now: Situation, name: str) -> str:
         busy, answer = self._predict(now, name, now.requests_per_second)
-        when = f"answers in {answer * 1e3:.1f} ms" if math.isfinite(answer) else "falls ever further behind"
-        return f"{name} {busy:.0%} busy {when}"
+        serves = name == now.current
+        if not math.isfinite(answer):
+            return f"{name} {'needs' if serves else 'would need'} {busy:.0%} of the time there is"
+        milliseconds = f"{answer * 1e3:.1f} ms"
+        if serves:
+            return f"{name} is {busy:.0%} busy and answers in {milliseconds}"
+        return f"{name} would be {busy:.0%} busy and answer in {milliseconds}"

@@ -35,7 +35,8 @@ def iterative_magnitude_pruning(
 
     Args:
         on_event: receives, on worker 0, ``{"event": "epoch", …}`` at the end of each epoch and
-            ``{"event": "round", …}`` when a round's checkpoint is written.
+            ``{"event": "round", …}`` when a round's checkpoint is written. An epoch says how many
+            images it trained on, over all workers, and how many are left of all rounds.
 
     Raises:
         RecipeError: if the recipe does not fit the data or the network.
@@ -62,7 +63,7 @@ def iterative_magnitude_pruning(
             recipe.training,
             schedule,
             recipe.seed,
-            on_epoch=_reporter(recipe, round, on_event),
+            on_epoch=_reporter(recipe, round, schedule, on_event),
             on_rewind_point=archive.keep_rewind_point if index == 0 else None,
         )
         archive.keep_round(round, trained, schedule.end)
@@ -95,9 +96,15 @@ def _network(recipe: Recipe, dataset: Dataset) -> nn.Module:
     return create(recipe.model, dataset.input_spec, recipe.seed)
 
 
-def _reporter(recipe: Recipe, round: Round, on_event: OnEvent) -> Callable[[Epoch], None]:
+def _reporter(recipe: Recipe, round: Round, schedule: Schedule, on_event: OnEvent) -> Callable[[Epoch], None]:
+    size = recipe.training.batch_size
+    length = schedule.end.iteration - schedule.rewind.iteration  # of every round after this one
+
     def report(epoch: Epoch) -> None:
         if world.rank() == 0:
+            end = epoch.number * schedule.iterations_per_epoch
+            begin = max(round.first.iteration, end - schedule.iterations_per_epoch)
+            left = schedule.end.iteration - end + (recipe.rounds - 1 - round.index) * length
             on_event(
                 {
                     "event": "epoch",
@@ -109,6 +116,10 @@ def _reporter(recipe: Recipe, round: Round, on_event: OnEvent) -> Callable[[Epoc
                     "loss": epoch.loss,
                     "validation_accuracy": epoch.validation_accuracy,
                     "seconds": epoch.seconds,
+                    "images": (end - begin) * size,
+                    "images_left": left * size,
+                    "workers": world.size(),
+                    "device": "cpu",
                 }
             )
 

@@ -28,8 +28,10 @@ def test_applications_are_served_side_by_side_and_gone_afterwards(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     portfolio = Portfolio.open(portfolio_path)
     pixels = np.random.default_rng(0).integers(0, 17, (12, 1, 8, 8))
-    with Descendants() as descendants, cluster(cpus=2), serving() as served:
+    said: list[str] = []
+    with Descendants() as descendants, cluster(2, said.append), serving() as served:
         folder = Path(os.environ["RAY_TMPDIR"])
+        assert said == ["starting Ray …", f"on a local Ray cluster with {max(os.cpu_count() or 1, 2)} CPUs"]
         urls = served.deploy(
             {
                 "fixed": Settings(portfolio=portfolio_path, policy="fixed", variant="16x", cpus=0.1),
@@ -42,7 +44,7 @@ def test_applications_are_served_side_by_side_and_gone_afterwards(
             assert status["portfolio"] == portfolio.digest
             assert [v["name"] for v in status["variants"]] == list(portfolio.names)
 
-        records = Driver(pixels, per_request=5).saturate(urls["fixed"], seconds=1, clients=2)
+        records = Driver(pixels, per_request=5).saturate(urls["fixed"], seconds=1, clients=2).records
         assert {r.status for r in records} == {200}
         assert {r.variant for r in records} == {"16x"}
         assert check_answers(records, portfolio, pixels) == 5 * len(records)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+import shifter
 from jobs import cli
+from jobs.__main__ import app
+from jobs.demo import RECIPE
 from shifter.errors import ShifterError, StoreError
+from shifter.recipe import Recipe
 
 
 def status(error: BaseException) -> int:
@@ -47,7 +53,25 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it() -> None:
     cli.require("generate", "train", "json")
 
 
-@pytest.mark.parametrize("module", ["jobs", "jobs.generate", "jobs.inspect"])
+JOBS = ["generate", "inspect", "demo", "load"]
+
+
+@pytest.mark.parametrize("job", [[], *([job] for job in JOBS)])
+def test_every_command_tells_the_version(job: list[str]) -> None:
+    result = CliRunner().invoke(app, [*job, "--version"])
+    assert (result.exit_code, result.stdout) == (0, f"shifter {shifter.__version__}\n")
+
+
+@pytest.mark.parametrize("job", ["generate", "demo"])
+def test_the_example_of_set_works_on_the_default_recipe(job: str) -> None:
+    told = " ".join(CliRunner().invoke(app, [job, "--help"], env={"COLUMNS": "300"}).stdout.split())
+    examples = re.search(r"as in (\S+) or (\S+);", told)
+    assert examples
+    changed = Recipe.load(RECIPE, list(examples.groups()))
+    assert len(Recipe.load(RECIPE).difference(changed)) == 2
+
+
+@pytest.mark.parametrize("module", ["jobs", *(f"jobs.{job}" for job in JOBS)])
 def test_help_needs_nothing_heavy_and_reads_well(module: str) -> None:
     script = (
         "import runpy, sys\n"

@@ -1,15 +1,24 @@
-"""Progress: plain lines where there is no terminal, a live display where there is."""
+"""Progress: lines, JSON or nothing where there is no terminal, a live table where there is."""
 
 from __future__ import annotations
 
 import io
+import json
 import sys
 from typing import Any
 
 import pytest
 from rich.console import Console as Terminal
 
-from jobs.console import QUIET_SECONDS, Console, results_only_on_stdout
+from jobs.console import (
+    QUIET_SECONDS,
+    Console,
+    JsonConsole,
+    LiveConsole,
+    SilentConsole,
+    Style,
+    results_only_on_stdout,
+)
 
 
 def epoch(number: int) -> dict[str, Any]:
@@ -23,6 +32,10 @@ def epoch(number: int) -> dict[str, Any]:
         "loss": 0.5,
         "validation_accuracy": 0.9,
         "seconds": 1.0,
+        "images": 1000,
+        "images_left": 1000 * (8 - number),
+        "workers": 2,
+        "device": "cpu",
     }
 
 
@@ -43,60 +56,119 @@ REDUCED = {
     "structural_parameters": 5678,
     "error": 3e-16,
 }
+PROFILING = {"event": "profiling", "variants": 3}
 
 
-def plain() -> tuple[Console, io.StringIO, list[float]]:
+def shown(kind: type[Console]) -> tuple[Console, io.StringIO, list[float]]:
     stream, now = io.StringIO(), [0.0]
     terminal = Terminal(file=stream, soft_wrap=True, highlight=False, markup=False, width=40)
-    return Console(terminal, clock=lambda: now[0]), stream, now
+    return kind(terminal, clock=lambda: now[0]), stream, now
 
 
 def test_rounds_and_variants_are_lines() -> None:
-    console, stream, _ = plain()
-    for event in (FINISHED, REDUCED, {"event": "profiling", "variants": 3}):
+    console, stream, _ = shown(Console)
+    for event in (FINISHED, REDUCED, PROFILING):
         console.on_event(event)
     assert stream.getvalue().splitlines() == [
         "   0.0 s  round 1 of 0–2 (2x) is finished: 1,234 weights, validation accuracy 97.50%",
-        "   0.0 s  reduced 2x (1 of 3): 5,678 structural parameters, relative error 3.0e-16",
+        "   0.0 s  reduced 2x (1 of 3): 5,678 structural parameters, error 3.0e-16 (relative, in float64)",
         "   0.0 s  profiling 3 variants",
     ]
 
 
 def test_epochs_are_told_of_only_after_a_silence() -> None:
-    console, stream, now = plain()
-    for number, moment in ((1, 0.0), (2, 1.0), (3, QUIET_SECONDS), (4, QUIET_SECONDS + 1)):
+    console, stream, now = shown(Console)
+    for number, moment in ((1, 1.0), (2, 2.0), (3, QUIET_SECONDS + 1), (4, QUIET_SECONDS + 2)):
         now[0] = moment
         console.on_event(epoch(number))
-    assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == [
-        "   0.0 s  round 1 (2x), epoch 1 of 4",
-        "   5.0 s  round 1 (2x), epoch 3 of 4",
+    assert stream.getvalue().splitlines() == [
+        "   1.0 s  round 1 of 0–2 (2x), epoch 1 of 4: loss 0.5000, validation accuracy 90.00%, "
+        "1,000 images/s, 0:00:07 left, 2 CPU-s so far",
+        # Three epochs in six seconds, so the five that are left take ten.
+        "   6.0 s  round 1 of 0–2 (2x), epoch 3 of 4: loss 0.5000, validation accuracy 90.00%, "
+        "1,000 images/s, 0:00:10 left, 12 CPU-s so far",
     ]
 
 
-def test_what_looks_like_markup_is_shown_as_it_is() -> None:
-    console, stream, _ = plain()
+@pytest.mark.parametrize("kind", [Console, LiveConsole])
+def test_what_looks_like_markup_is_shown_as_it_is(kind: type[Console]) -> None:
+    console, stream, _ = shown(kind)
     console.say("[bold] is in /a/[folder]")
     assert stream.getvalue() == "   0.0 s  [bold] is in /a/[folder]\n"
 
 
-def test_an_event_that_is_unknown_is_a_mistake_of_ours() -> None:
+@pytest.mark.parametrize("kind", [Console, LiveConsole])
+def test_an_event_that_is_unknown_is_a_mistake_of_ours(kind: type[Console]) -> None:
     with pytest.raises(AssertionError, match="nobody shows"):
-        plain()[0].on_event({"event": "tea"})
+        shown(kind)[0].on_event({"event": "tea"})
 
 
-def test_a_terminal_gets_a_live_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_lines_carry_every_event_whole() -> None:
+    console, stream, now = shown(JsonConsole)
+    console.say("starting [Ray] …")
+    now[0] = 1.0
+    for event in (epoch(1), FINISHED, REDUCED, PROFILING):
+        console.on_event(event)
+    assert [json.loads(line) for line in stream.getvalue().splitlines()] == [
+        {"elapsed": 0.0, "event": "message", "text": "starting [Ray] …"},
+        {
+            "elapsed": 1.0,
+            **epoch(1),
+            "images_per_second": 1000.0,
+            "seconds_left": 7.0,
+            "worker_seconds": 2.0,
+        },
+        *({"elapsed": 1.0, **event} for event in (FINISHED, REDUCED, PROFILING)),
+    ]
+
+
+def test_nothing_is_nothing() -> None:
+    console, stream, _ = shown(SilentConsole)
+    console.say("starting")
+    for event in (epoch(1), FINISHED, REDUCED, PROFILING):
+        console.on_event(event)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("style", "terminal", "kind"),
+    [
+        (Style.AUTO, True, LiveConsole),
+        (Style.AUTO, False, Console),
+        (Style.PLAIN, True, Console),
+        (Style.JSONL, True, JsonConsole),
+        (Style.NONE, True, SilentConsole),
+    ],
+)
+def test_the_style_is_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, style: Style, terminal: bool, kind: type[Console]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
+    monkeypatch.setenv("TERM", "xterm")
+    with Console.open(style) as console:
+        assert type(console) is kind
+
+
+def test_a_terminal_gets_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    with Console.open() as console:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with Console.open(Style.AUTO) as console:
+        console.say("starting")
         console.on_event(epoch(2))
         console.on_event(FINISHED)
-    text = stream.getvalue()
-    assert "train" in text
-    assert "6/12" in text
-    assert "round 1 of 0–2" in text
-    assert "\x1b[" in text
+        before, _, _ = stream.getvalue().partition("round 1 of 0–2 (2x) is finished")
+        console.on_event(REDUCED)
+    assert "\x1b[" in before, "the display is redrawn"
+    for told in ("time left", "cost", "1/2", "2x", "2/4", "90.00%", "1,000", "0:00:06"):
+        assert told in before
+    assert "epoch 2 of 4" not in before, "what the table shows is not repeated as a line"
+    _, _, after = stream.getvalue().partition("reduced 2x (1 of 3)")
+    assert "time left" not in after, "the table goes with the training"
 
 
 def test_only_results_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:

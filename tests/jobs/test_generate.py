@@ -232,4 +232,4 @@ class TestAWholeRun:
         damaged = tmp_path / "damaged.zip"
         damaged.write_bytes(data)
         assert refused(shifter("inspect", damaged)).startswith("error: ")
-        assert "cannot be read: No such file" in refused(shifter("inspect", tmp_path / "nowhere.zip"))
+        assert "nowhere.zip: No such file" in refused(shifter("inspect", tmp_path / "nowhere.zip"))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
-from jobs.load import Segment, arrivals, drive, encode, image_indices, parse_schedule
-from jobs.records import Record, accuracy, attainment, load, save, summarise, timeline
+from jobs.__main__ import app
+from jobs.load import Segment, arrivals, drive, encode, image_indices, parse_schedule, saturate
+from jobs.records import Record, Recording, accuracy, attainment, load, save, summarise, timeline
 from shifter.errors import RecipeError
 
 segments = st.lists(
@@ -76,13 +81,26 @@ def test_every_image_has_its_turn() -> None:
     assert [index for indices in asked for index in indices] == [i % 7 for i in range(15)]
 
 
+async def answering(scenario: Callable[[str], Awaitable[Recording]], predict: Any) -> Recording:
+    """What ``scenario`` returns, given the address of a server whose ``POST /predict`` is ``predict``."""
+    server = web.Application()
+    server.router.add_post("/predict", predict)
+    runner = web.AppRunner(server, shutdown_timeout=0.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        return await scenario(f"http://127.0.0.1:{runner.addresses[0][1]}/predict")
+    finally:
+        await runner.cleanup()
+
+
 def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None:
     """The first request is held until the last one has arrived: an open loop gets there, and the
     time that the first one waited is in its record."""
     requests = 20
     arrived: list[int] = []
 
-    async def scenario() -> list[Record]:
+    async def scenario() -> Recording:
         last = asyncio.Event()
 
         async def predict(request: web.Request) -> web.Response:
@@ -100,26 +118,15 @@ def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None
             answer = {"predictions": [{"logits": [float(index), 1.0]}]}
             return web.json_response(answer, headers={"X-Shifter-Variant": "2x"})
 
-        app = web.Application()
-        app.router.add_post("/predict", predict)
-        runner = web.AppRunner(app, shutdown_timeout=0.0)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
         due = [0.01 * i for i in range(requests)]
-        try:
-            return await drive(
-                f"http://127.0.0.1:{port}/predict",
-                due,
-                [(i,) for i in range(requests)],
-                [json.dumps({"images": [i]}).encode() for i in range(requests)],
-                timeout_s=20,
-            )
-        finally:
-            await runner.cleanup()
+        asked = [(i,) for i in range(requests)]
+        bodies = [json.dumps({"images": [i]}).encode() for i in range(requests)]
+        return await answering(lambda url: drive(url, due, asked, bodies, timeout_s=20), predict)
 
-    records = asyncio.run(scenario())
+    before = time.time()
+    recording = asyncio.run(scenario())
+    records = recording.records
+    assert before <= recording.began <= time.time()
     assert sorted(arrived) == list(range(requests))
     assert [r.scheduled for r in records] == [0.01 * i for i in range(requests)]
     assert [r.status for r in records] == [200, 200, 200, 503, 0] + [200] * 15
@@ -131,6 +138,70 @@ def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None
         assert 0 <= record.sent <= record.latency
     # It was answered after the last one had been sent, 0.19 s later: not a matter of speed.
     assert records[0].latency >= 0.19
+
+
+def test_a_closed_loop_keeps_every_client_busy_and_asks_about_everything() -> None:
+    inside = most = 0
+
+    async def predict(request: web.Request) -> web.Response:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        index = (await request.json())["images"][0]
+        await asyncio.sleep(0.001)
+        inside -= 1
+        answer = {"predictions": [{"logits": [float(index)]}]}
+        return web.json_response(answer, headers={"X-Shifter-Variant": "1x"})
+
+    bodies = [json.dumps({"images": [i]}).encode() for i in range(5)]
+    asked = [(i,) for i in range(5)]
+    recording = asyncio.run(answering(lambda url: saturate(url, 0.3, 3, asked, bodies), predict))
+    assert most == 3
+    assert len(recording.records) > 5
+    for index, one in enumerate(recording.records):
+        assert one.images == (index % 5,)
+        assert one.logits is not None
+        assert one.logits.tolist() == [[index % 5]]
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["load", "--url", "http://127.0.0.1:9", *map(str, arguments)])
+
+
+def test_images_that_cannot_be_used_are_one_clear_error(tmp_path: Path) -> None:
+    good = np.zeros((2, 1, 8, 8))
+    files: dict[str, tuple[Any, str]] = {
+        "missing.npy": (None, "cannot be read: No such file"),
+        "text.npy": (b"no array", "are no .npy file of numbers"),
+        "empty.npy": (b"", "are no .npy file of numbers"),
+        "object.npy": (np.array([[[[{}]]]]), "are no .npy file of numbers"),
+        "flat.npy": (good[:, 0], r"an array of float64, shape (2, 8, 8): numbers of shape (images, channels"),
+        "none.npy": (good[:0], "shape (0, 1, 8, 8)"),
+        "words.npy": (np.full((1, 1, 1, 1), "a"), "an array of <U1"),
+    }
+    for name, (content, says) in files.items():
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            np.save(path, content)
+        result = command("--images", path, "--schedule", "1:1")
+        assert (result.exit_code, result.stdout) == (1, ""), name
+        assert result.stderr.startswith(f"error: the images {path} "), result.stderr
+        assert says in result.stderr
+        assert result.stderr.count("\n") == 1
+    np.save(tmp_path / "good.npy", good)
+    result = command("--images", tmp_path / "good.npy", "--saturate", 1, "--out", tmp_path / "no" / "x.npz")
+    assert result.exit_code == 1
+    assert "there is no folder" in result.stderr
+
+
+def test_a_service_that_is_not_there_answers_nothing_and_that_is_json(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((2, 1, 8, 8)))
+    result = command("--images", tmp_path / "images.npy", "--schedule", "0.1:50", "--even")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert (told["requests"], told["failed"], told["p50_ms"]) == (5, 5, None)
 
 
 def record(
@@ -182,8 +253,10 @@ def test_a_timeline_loses_no_request_and_keeps_order(drawn: list[tuple[float, in
 @pytest.mark.parametrize("statuses", [[], [200], [503], [200, 503, 0, 200]])
 def test_records_survive_the_file(statuses: list[int], tmp_path: Path) -> None:
     records = [record(0.5 * i, 0.01, status, image=i) for i, status in enumerate(statuses)]
-    save(records, tmp_path / "records.npz")
-    read = load(tmp_path / "records.npz")
+    save(Recording(1234.5, records), tmp_path / "records.npz")
+    recording = load(tmp_path / "records.npz")
+    assert recording.began == 1234.5
+    read = recording.records
     assert len(read) == len(records)
     for one, other in zip(read, records, strict=True):
         a, b = vars(one), vars(other)

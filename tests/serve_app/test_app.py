@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -141,6 +142,34 @@ def test_the_schema_names_the_bodies_that_are_taken(client: Client) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
     assert set(operation["requestBody"]["content"]) == {"application/json", "image/png", "image/jpeg"}
     assert {"200", "400", "413", "415", "422", "503"} <= set(operation["responses"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/predictions", 404, "GET /predictions: not found; there are POST /predict, GET /status"),
+        ("GET", "/predict", 405, "GET /predict: method not allowed; there are POST /predict, GET /status"),
+        ("GET", "/redoc", 404, "/redoc: not found"),
+    ],
+)
+def test_what_is_not_there_is_told_as_every_other_error(
+    client: Client, method: str, path: str, status: int, says: str
+) -> None:
+    answer = client.runner.run(client.client.request(method, path))
+    assert answer.status_code == status
+    assert answer.json().keys() == {"error"}
+    assert says in answer.json()["error"]
+    assert (answer.headers.get("allow") == "POST") == (status == 405)
+
+
+def test_the_docs_need_nothing_but_this_node(client: Client) -> None:
+    answer = client.get("/docs")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "//" not in answer.text.replace("</", "")
+    assert re.findall(r"(?:href|src)=\"(.*?)\"", answer.text) == ["openapi.json"]
+    for told in ("POST /predict", "GET /status", "image/png", "nested list of numbers", "503", "Retry-After"):
+        assert told in answer.text
 
 
 class Gate:

@@ -147,8 +147,15 @@ def test_other_types_are_refused_with_the_known_ones(content_type: str) -> None:
     assert "application/json, image/png, image/jpeg" in str(error)
 
 
-def test_a_gif_under_a_png_name_is_refused() -> None:
-    assert refused(encoded(Image.new("L", (4, 4)), "GIF"), "image/png").status == 400
+@pytest.mark.parametrize("body", [b"", b"no image", encoded(Image.new("L", (4, 4)), "GIF")])
+def test_what_is_no_png_or_jpeg_is_refused_plainly(body: bytes) -> None:
+    error = refused(body, "image/png")
+    assert (error.status, str(error)) == (400, "the body is not a PNG or JPEG image")
+
+
+def test_a_cut_off_png_is_refused_with_what_is_wrong() -> None:
+    whole = encoded(NOISE)
+    assert "truncated" in str(refused(whole[: len(whole) // 2], "image/png"))
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))

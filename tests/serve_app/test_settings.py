@@ -58,8 +58,11 @@ def test_no_portfolio_is_told_with_its_place(tmp_path: Path) -> None:
         with pytest.raises(PackageError, match=str(missing)):
             read_portfolio(missing)
     (tmp_path / "broken.zip").write_bytes(b"PK no")
-    with pytest.raises(PackageError):
+    with pytest.raises(PackageError, match=str(tmp_path / "broken.zip")):
         read_portfolio(tmp_path / "broken.zip")
+    (tmp_path / "portfolio.json").write_text("{}")
+    with pytest.raises(PackageError, match=r"portfolio.json is damaged"):
+        read_portfolio(tmp_path)
 
 
 def test_the_deployment_file_is_one_that_serve_and_the_application_take() -> None:

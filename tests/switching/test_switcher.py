@@ -196,6 +196,37 @@ def test_large_requests_count_by_their_images(five: dict[str, Profile]) -> None:
     assert chosen == ["v4", "v1"]
 
 
+@pytest.mark.parametrize(
+    ("current", "rate", "reason"),
+    [
+        ("slow", 10.0, "slow is 40% busy and answers in 66.7 ms: the most accurate that carries the load"),
+        (
+            "slow",
+            20.0,
+            "slow is 80% busy and answers in 200.0 ms: too slow, at most 75% and 100.0 ms are allowed; "
+            "quick would be 20% busy and answer in 12.5 ms",
+        ),
+        (
+            "slow",
+            30.0,
+            "slow needs 120% of the time there is: too slow, at most 75% and 100.0 ms are allowed; "
+            "quick would be 30% busy and answer in 14.3 ms",
+        ),
+        (
+            "quick",
+            5.0,
+            "slow would be 20% busy and answer in 50.0 ms: there is room for a more accurate variant",
+        ),
+        ("quick", 200.0, "quick needs 200% of the time there is: too slow, but no variant is faster"),
+    ],
+)
+def test_reasons_read_as_sentences(five: dict[str, Profile], current: str, rate: float, reason: str) -> None:
+    profiles = {"quick": five["v0"], "slow": five["v4"]}
+    seconds = {"quick": 0.01, "slow": 0.04}
+    now = Situation(profiles, current, seconds, rate, rate, rate, waiting=0.0, servers=1)
+    assert Slo(0.1).choose(now)[1] == reason
+
+
 def test_fixed_never_moves(five: dict[str, Profile]) -> None:
     switcher = Switcher(five, Fixed("v3"), dwell=0.0)
     for second in range(20):

@@ -112,6 +112,26 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(recipe, dataset, unbroken
     assert artifacts(resumed) == artifacts(run)
 
 
+def test_epochs_tell_how_many_images_they_saw_and_how_many_are_left(recipe, dataset, unbroken, tmp_path):
+    run, events, _ = unbroken
+    schedule = Schedule.of(recipe, len(dataset.train))
+    size = recipe.training.batch_size
+    steps = [schedule.end.iteration - (schedule.rewind.iteration if i else 0) for i in range(recipe.rounds)]
+    epochs = [event for event in events if event["event"] == "epoch"]
+    left = sum(steps) * size
+    for epoch in epochs:
+        left -= epoch["images"]
+        assert epoch["images"] > 0
+        assert epoch["images_left"] == left
+        assert (epoch["workers"], epoch["device"]) == (1, "cpu")
+    assert left == 0
+    # What is left of a run that is resumed is what its last rounds take, however much it has done.
+    resumed = shutil.copytree(run.store.uri, tmp_path / "resumed")
+    (resumed / run.checkpoint_key(recipe.rounds - 1)).unlink()
+    _, (first, *_), _ = run_imp(recipe, dataset, resumed)
+    assert first["images"] + first["images_left"] == steps[-1] * size
+
+
 def test_a_finished_run_trains_nothing(recipe, dataset, unbroken):
     _, events, rounds = run_imp(recipe, dataset, unbroken[0].store.uri)
     assert (events, rounds) == ([], [])

@@ -1,0 +1,106 @@
+"""What is shown of training while it runs, drawn from its events. Pure: the clock is the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+
+class Training:
+    """Rate, time left and cost, from the epochs as they come in.
+
+    What counts is this start of the command: of a run that is resumed, the time left is that of
+    what is left, and the cost is without that of earlier starts.
+
+    Args:
+        epoch: the first event ``epoch`` of ``shifter.training.imp``.
+        now: seconds, when it came.
+    """
+
+    def __init__(self, epoch: Mapping[str, Any], now: float) -> None:
+        # Since the first epoch began, so that what lies between two rounds counts as well.
+        self._began = now - epoch["seconds"]
+        self._images = 0
+        self.take(epoch, now)
+
+    def take(self, epoch: Mapping[str, Any], now: float) -> None:
+        """The next epoch."""
+        self.epoch = epoch
+        self._at = now
+        self._images += epoch["images"]
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the last epoch, over all workers."""
+        return self.epoch["images"] / max(self.epoch["seconds"], 1e-9)
+
+    def seconds_left(self, now: float) -> float:
+        """To the end of the last round, if the rest goes as what was seen so far."""
+        per_image = (self._at - self._began) / max(self._images, 1)
+        return max(0.0, self.epoch["images_left"] * per_image - (now - self._at))
+
+    def worker_seconds(self, now: float) -> float:
+        """What the workers have been held for: seconds of one accelerator, or of one CPU, each."""
+        return (now - self._began) * self.epoch["workers"]
+
+    @property
+    def unit(self) -> str:
+        """Of :meth:`worker_seconds`."""
+        return "CPU-s" if self.epoch["device"] == "cpu" else "GPU-s"
+
+    def cells(self, now: float) -> dict[str, str]:
+        """Everything as text, under its heading; short, so that all of it fits into 80 characters."""
+        seen = self.epoch
+        return {
+            "round": f"{seen['round']}/{seen['rounds'] - 1}",
+            "ratio": f"{seen['ratio']:g}x",
+            "epoch": f"{seen['epoch']}/{seen['epochs']}",
+            "loss": f"{seen['loss']:.4f}",
+            "validation": f"{seen['validation_accuracy']:.2%}",
+            "images/s": f"{self.images_per_second:,.0f}",
+            "time left": clock(self.seconds_left(now)),
+            "cost": f"{self.worker_seconds(now):,.0f} {self.unit}",
+        }
+
+    def line(self, now: float) -> str:
+        """The same in one line."""
+        seen, cells = self.epoch, self.cells(now)
+        return (
+            f"round {seen['round']} of 0–{seen['rounds'] - 1} ({cells['ratio']}), "
+            f"epoch {seen['epoch']} of {seen['epochs']}: "
+            f"loss {cells['loss']}, validation accuracy {cells['validation']}, "
+            f"{cells['images/s']} images/s, {cells['time left']} left, {cells['cost']} so far"
+        )
+
+    def figures(self, now: float) -> dict[str, float]:
+        """What a program would otherwise have to work out itself, as numbers."""
+        return {
+            "images_per_second": self.images_per_second,
+            "seconds_left": self.seconds_left(now),
+            "worker_seconds": self.worker_seconds(now),
+        }
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``0:01:23``."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def line(event: Mapping[str, Any]) -> str:
+    """An event other than an epoch, for people."""
+    kind = event["event"]
+    if kind == "round":
+        return (
+            f"round {event['round']} of 0–{event['rounds'] - 1} ({event['ratio']:g}x) is finished: "
+            f"{event['nonzero_weights']:,} weights, validation accuracy {event['validation_accuracy']:.2%}"
+        )
+    if kind == "reduced":
+        return (
+            f"reduced {event['variant']} ({event['done']} of {event['of']}): "
+            f"{event['structural_parameters']:,} structural parameters, "
+            f"error {event['error']:.1e} (relative, in float64)"
+        )
+    if kind == "profiling":
+        return f"profiling {event['variants']} variants"
+    raise AssertionError(f"an event that nobody shows: {event}")

@@ -1,0 +1,73 @@
+"""What a portfolio is shown as, whole or damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from jobs.__main__ import app
+from shifter.portfolio import Portfolio
+from shifter.run import Run
+from shifter.store import Store
+
+
+def inspect(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+
+
+@pytest.fixture
+def run(portfolio_bytes: bytes, tmp_path: Path) -> Path:
+    """A run's folder with a package."""
+    run = Run(Store.open(str(tmp_path / "runs")), "mine")
+    digest = Portfolio.open(portfolio_bytes).digest
+    run.store.write(run.portfolio_key(digest), portfolio_bytes)
+    run.store.replace(run.portfolio_json, json.dumps({"current": digest}).encode())
+    return tmp_path / "runs" / "mine"
+
+
+def test_a_run_and_its_package_are_shown_alike(run: Path) -> None:
+    (package,) = run.glob("portfolio/*.zip")
+    for arguments in ([run], [run, "--json"]):
+        assert inspect(*arguments).exit_code == 0
+        assert inspect(*arguments).stdout == inspect(package, *arguments[1:]).stdout
+
+
+def test_the_table_is_as_wide_as_it_needs_where_there_is_no_terminal(
+    portfolio_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = inspect(portfolio_path).stdout
+    assert "integrity  every entry matches its sha256" in text
+    table = [line for line in text.splitlines() if line.startswith("│")]
+    assert [line.split("│")[1].strip() for line in table] == ["16x", "4x", "1x"]
+    assert len({len(line) for line in table}) == 1
+    assert "error (float32)" in text
+    assert "in float64 at most 1e-14" in text
+
+
+def test_what_is_damaged_is_named_with_its_file(portfolio_bytes: bytes, tmp_path: Path) -> None:
+    place = tmp_path / "damaged.zip"
+    for inside, says in {
+        b"manifest.json": "entry 'manifest.json'",
+        b"4x/graph.onnx": "entry '4x/graph.onnx'",
+        b"1x/tensors/0001.bin": "tensor 'conv2.weight': entry '1x/tensors/0001.bin'",
+    }.items():
+        data = bytearray(portfolio_bytes)
+        # The first byte after an entry's name is the first of its content.
+        data[data.index(inside) + len(inside)] ^= 0xFF
+        place.write_bytes(data)
+        result = inspect(place)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"error: {place}")
+        assert says in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_what_is_no_portfolio_is_told_with_its_place(tmp_path: Path) -> None:
+    for missing in (tmp_path, tmp_path / "none.zip"):
+        result = inspect(missing)
+        assert result.exit_code == 1
+        assert str(missing) in result.stderr
