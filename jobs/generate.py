@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,8 @@ import yaml
 
 from jobs import cli
 from jobs.console import Console, results_only_on_stdout
+from shifter.errors import ShifterError
+from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run, flat
 from shifter.store import Store
@@ -32,15 +34,29 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
     """Carries out ``recipe``, or what is left of it; returns :func:`summary` of the run.
 
     Every step returns early if its output is in the store, so a run that was killed goes on from
-    its last finished round, and one that is finished is only summed up.
+    its last finished round, and one that is finished is only summed up. It is the only driver of
+    the run meanwhile: see ``shifter.lease``.
 
     Raises:
         ShifterError: whatever a user can mend, store and recipe before anything is trained.
     """
+    run = Run.find(store, recipe, name)
+    try:
+        if not run.is_finished:
+            with Lease.hold(store, run.lease_folder, console.say) as lease:
+                _carry_out(store.guarded(lease.require), recipe, run.name, console)
+        else:
+            console.say(f"{run.name} is finished already: nothing to do")
+    except KeyboardInterrupt:
+        console.say(f"{run.name} is interrupted; the same command resumes it")
+        raise
+    return summary(run)
+
+
+def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> None:
     run = Run.begin(store, recipe, name)
-    if run.state == "finished":
-        console.say(f"{run.name} is finished already: nothing to do")
-        return summary(run)
+    if run.is_finished:
+        return  # by the driver whose end was waited for
     console.say(_beginning(run, recipe))
     with _failure_recorded(run):
         variants = _train_and_reduce(run, recipe, console)
@@ -50,7 +66,6 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
         _report(run, recipe, variants, kept, discarded)
         run.advance("finished")
     console.say(f"{run.name} is finished: {store.uri}/{run.report_key}")
-    return summary(run)
 
 
 NEEDED = (
@@ -84,7 +99,9 @@ def _failure_recorded(run: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        run.advance("failed", f"{type(error).__name__}: {error}")
+        # Not in place of the failure itself, which may be that nothing can be written any more.
+        with suppress(ShifterError):
+            run.advance("failed", f"{type(error).__name__}: {error}")
         raise
 
 

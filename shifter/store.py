@@ -10,14 +10,15 @@ import contextlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from shifter.errors import StoreError
 
 _REPLACEABLE = frozenset({"run.json", "portfolio.json", "report.html"})
+_REPLACEABLE_FOLDERS = frozenset({"lease", "resume"})
 _PARTIAL = ".part"
 
 
@@ -26,6 +27,7 @@ class Store:
     """A local folder of artifacts. Made by :meth:`open`; cheap to send to another process."""
 
     root: Path
+    guard: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def open(cls, uri: str) -> Store:
@@ -46,6 +48,10 @@ class Store:
         store._probe()
         return store
 
+    def guarded(self, guard: Callable[[], None]) -> Store:
+        """This store, but ``guard`` is called before anything is changed, and may raise instead."""
+        return replace(self, guard=guard)
+
     @property
     def uri(self) -> str:
         return str(self.root)
@@ -57,6 +63,7 @@ class Store:
             StoreError: if the key exists (it is left as it is), or the disk refuses.
         """
         path = self._path(key)
+        self._ask_guard()
         try:
             with _partial(path, data) as partial:
                 # A link, not a rename: it refuses an existing name in the same atomic step.
@@ -78,7 +85,8 @@ class Store:
             StoreError: if the disk refuses.
         """
         parts = key.split("/")
-        assert parts[-1] in _REPLACEABLE or "resume" in parts[:-1], f"{key} is immutable"
+        assert parts[-1] in _REPLACEABLE or _REPLACEABLE_FOLDERS & set(parts[:-1]), f"{key} is immutable"
+        self._ask_guard()
         path = self._path(key)
         try:
             with _partial(path, data) as partial:
@@ -113,6 +121,7 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Removes a key that is no longer needed (mid-run state); one that is not there is no error."""
+        self._ask_guard()
         try:
             self._path(key).unlink(missing_ok=True)
         except OSError as error:
@@ -120,8 +129,13 @@ class Store:
 
     def sweep(self, prefix: str) -> None:
         """Removes what killed writers left under the folder ``prefix``."""
+        self._ask_guard()
         for path in (self.root / prefix).rglob(f".*{_PARTIAL}"):
             path.unlink(missing_ok=True)
+
+    def _ask_guard(self) -> None:
+        if self.guard is not None:
+            self.guard()
 
     def _path(self, key: str) -> Path:
         assert _is_key(key), f"{key!r} is no key"

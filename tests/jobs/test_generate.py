@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from jobs.__main__ import app
 from jobs.generate import _failure_recorded
 from shifter.errors import RecipeError
+from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
@@ -104,6 +105,18 @@ def test_a_name_taken_by_another_recipe_shows_both(recipe_file: Path, tmp_path: 
     assert store.list() == [run.record_key]
 
 
+def test_a_run_that_has_a_driver_is_refused_untouched(recipe_file: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    run = Run.begin(store, Recipe.load(recipe_file), "mine")
+    before, half = store.read(run.record_key), tmp_path / "mine" / ".x.part"
+    half.touch()
+    with Lease.hold(store, run.lease_folder, period_s=0.1):
+        error = refused(shifter("generate", recipe_file, "--store", tmp_path, "--name", "mine"))
+    assert f"being carried out by another driver, process {os.getpid()} on" in error
+    assert store.read(run.record_key) == before
+    assert half.exists(), "it may be what the driver is writing"
+
+
 def test_a_failure_is_recorded_and_an_interruption_is_none(recipe_file: Path, tmp_path: Path) -> None:
     run = Run.begin(Store.open(str(tmp_path)), Recipe.load(recipe_file))
     with pytest.raises(KeyboardInterrupt), _failure_recorded(run):
@@ -127,7 +140,11 @@ class Finished:
         self.state_after_interruption = self.run.state
         self.resumed = self._go()
         self.record = self.run.record
+        self.lease = self.leases()
         self.repeated = self._go()
+
+    def leases(self) -> dict[str, bytes]:
+        return {key: self.run.store.read(key) for key in self.run.store.list(f"{self.run.lease_folder}/")}
 
     def _go(self) -> subprocess.CompletedProcess[str]:
         command = [*self.command, "--json"]
@@ -184,6 +201,7 @@ class TestAWholeRun:
         assert "cluster" not in finished.repeated.stderr
         assert json.loads(finished.repeated.stdout) == json.loads(finished.resumed.stdout)
         assert finished.run.record == finished.record
+        assert finished.leases() == finished.lease
 
     def test_every_artifact_is_in_its_place_and_nothing_else_is_left(self, finished: Finished) -> None:
         run, named = finished.run, json.loads(finished.run.store.read(finished.run.portfolio_json))
