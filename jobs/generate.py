@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 
 from jobs import cli
 from jobs.console import Console, results_only_on_stdout
-from shifter.errors import ShifterError
+from shifter.errors import ShifterError, StoreError
 from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run, flat
@@ -41,12 +42,15 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
         ShifterError: whatever a user can mend, store and recipe before anything is trained.
     """
     run = Run.find(store, recipe, name)
+    if run.is_finished:
+        console.say(f"{run.name} is finished already: nothing to do")
+        return summary(run)
     try:
-        if not run.is_finished:
-            with Lease.hold(store, run.lease_folder, console.say) as lease:
-                _carry_out(store.guarded(lease.require), recipe, run.name, console)
-        else:
-            console.say(f"{run.name} is finished already: nothing to do")
+        with (
+            _storage_troubles_shown(console),
+            Lease.hold(store, run.lease_folder, console.say) as lease,
+        ):
+            _carry_out(store.guarded(lease.require), recipe, run.name, console)
     except KeyboardInterrupt:
         console.say(f"{run.name} is interrupted; the same command resumes it")
         raise
@@ -64,6 +68,7 @@ def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> Non
         run.advance("packing")
         _pack(run, recipe, [v for v in variants if v.name in kept])
         _report(run, recipe, variants, kept, discarded)
+        store.sweep(run.name)  # what storage that failed for a while kept
         run.advance("finished")
     console.say(f"{run.name} is finished: {store.uri}/{run.report_key}")
 
@@ -94,12 +99,31 @@ def _beginning(run: Run, recipe: Recipe) -> str:
 
 
 @contextmanager
-def _failure_recorded(run: Run) -> Iterator[None]:
-    """An interrupted run is no failed one: its state stays what it was."""
+def _storage_troubles_shown(console: Console) -> Iterator[None]:
+    """The lease's heartbeat needs the store every few seconds: what troubles workers is soon heard of here."""
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.say(record.getMessage())
+
+    shown = Shown(logging.WARNING)
+    log = logging.getLogger("shifter.store")
+    log.addHandler(shown)
     try:
         yield
+    finally:
+        log.removeHandler(shown)
+
+
+@contextmanager
+def _failure_recorded(run: Run) -> Iterator[None]:
+    """An interrupted run is no failed one, nor is one whose store is gone: its state stays what it was."""
+    try:
+        yield
+    except StoreError:
+        raise
     except Exception as error:
-        # Not in place of the failure itself, which may be that nothing can be written any more.
+        # Not in place of the failure itself, which may be that nothing may be written any more.
         with suppress(ShifterError):
             run.advance("failed", f"{type(error).__name__}: {error}")
         raise

@@ -83,6 +83,8 @@ class Lease:
 
     def __init__(self, store: Store, folder: str, number: int, claim: _Claim) -> None:
         self._store, self._folder, self._number, self._claim = store, folder, number, claim
+        # A heartbeat that comes too late is none: the next one is tried instead.
+        self._brisk = store.patient(claim.period_s)
         self._lost: str | None = None
         self._in_main_thread = threading.current_thread() is threading.main_thread()
         self._ended = threading.Event()
@@ -128,7 +130,10 @@ class Lease:
         Raises:
             RunError: if another driver has taken the lease over, as when this process was suspended.
         """
-        number, claim = _last(self._store, self._folder)
+        self._check(self._store)
+
+    def _check(self, store: Store) -> None:
+        number, claim = _last(store, self._folder)
         if self._lost is None and (claim is None or claim.token != self._claim.token):
             taken = f"taken over by {claim}" if claim is not None and number > self._number else "deleted"
             self._lost = (
@@ -142,7 +147,7 @@ class Lease:
     def _keep(self) -> None:
         while not self._ended.wait(self._claim.period_s):
             try:
-                self.require()
+                self._check(self._brisk)
                 with self._turn:
                     if not self._ended.is_set():
                         self._write(replace(self._claim, beats=self._claim.beats + 1))
@@ -162,13 +167,13 @@ class Lease:
             with suppress(StoreError):  # then it is found dead instead
                 if self._lost is None:
                     self._write(replace(self._claim, released=True))
-                elif _last(self._store, self._folder)[0] > self._number:
+                elif _last(self._brisk, self._folder)[0] > self._number:
                     # A last heartbeat may have written it again.
-                    self._store.delete(_key(self._folder, self._number))
+                    self._brisk.delete(_key(self._folder, self._number))
 
     def _write(self, claim: _Claim) -> None:
         self._claim = claim
-        self._store.replace(_key(self._folder, self._number), claim.encode())
+        self._brisk.replace(_key(self._folder, self._number), claim.encode())
 
 
 def _take(store: Store, folder: str, on_wait: Callable[[str], None], period_s: float) -> tuple[int, _Claim]:

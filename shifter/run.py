@@ -96,7 +96,7 @@ class Run:
         Raises:
             RunError: if the store has no such run, or one written by another version.
         """
-        run = cls(Store.open(uri), name)
+        run = cls(Store.at(uri), name)
         if not run.has_begun:
             raise RunError(f"there is no run {name!r} in the store {uri}")
         run._check_format()

@@ -203,6 +203,7 @@ def test_nothing_is_written_under_a_lease_that_is_lost(store: Store) -> None:
     with hold(store, period_s=600) as mine:
         guarded = store.guarded(mine.require)
         guarded.write("digits/a", b"")
+        (store.root / "digits/.half.part").touch()
         theirs = json.dumps(claim(store) | {"token": "another"}).encode()
         store.write(f"{FOLDER}/000009.json", theirs)
         changes = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,8 +17,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
-from jobs.generate import _failure_recorded
-from shifter.errors import RecipeError
+from jobs.console import Console
+from jobs.generate import _failure_recorded, _storage_troubles_shown
+from shifter.errors import RecipeError, StoreError
 from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run
@@ -117,10 +119,21 @@ def test_a_run_that_has_a_driver_is_refused_untouched(recipe_file: Path, tmp_pat
     assert half.exists(), "it may be what the driver is writing"
 
 
-def test_a_failure_is_recorded_and_an_interruption_is_none(recipe_file: Path, tmp_path: Path) -> None:
+def test_storage_that_does_not_answer_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console.open() as console, _storage_troubles_shown(console):
+        logging.getLogger("shifter.store").warning("storage does not answer, waiting")
+    assert capsys.readouterr().err.endswith(" s  storage does not answer, waiting\n")
+
+
+def test_a_failure_is_recorded_but_not_an_interruption_or_a_store_that_is_gone(
+    recipe_file: Path, tmp_path: Path
+) -> None:
     run = Run.begin(Store.open(str(tmp_path)), Recipe.load(recipe_file))
     with pytest.raises(KeyboardInterrupt), _failure_recorded(run):
         raise KeyboardInterrupt
+    assert run.state == "training"
+    with pytest.raises(StoreError), _failure_recorded(run):
+        raise StoreError("it does not answer")
     assert run.state == "training"
     with pytest.raises(RecipeError), _failure_recorded(run):
         raise RecipeError("no such thing")
