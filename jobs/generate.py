@@ -100,7 +100,7 @@ def _beginning(run: Run, recipe: Recipe) -> str:
 
 @contextmanager
 def _storage_troubles_shown(console: Console) -> Iterator[None]:
-    """The lease's heartbeat needs the store every few seconds: what troubles workers is soon heard of here."""
+    """The lease's heartbeat needs the store every few seconds: what troubles workers is heard of here."""
 
     class Shown(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
