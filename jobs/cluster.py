@@ -108,7 +108,7 @@ def _local(cpus: int) -> Iterator[str]:
 def _watchdog(folder: Path) -> Iterator[None]:
     """A process that ends the cluster should this one be killed."""
     # By path: this process may have found its modules in ways that another would not.
-    command = [sys.executable, "-I", str(Path(__file__).with_name("watchdog.py")), str(folder)]
+    command = [sys.executable, "-I", str(Path(__file__).with_name("_watchdog.py")), str(folder)]
     watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import watchdog
+from jobs import _watchdog
 from jobs.cluster import _temporary_folder
 from shifter.process import Process
 
@@ -41,7 +41,7 @@ def started(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 
 
 def watch(folder: Path, word: bytes) -> None:
-    command = [sys.executable, "-I", watchdog.__file__, str(folder)]
+    command = [sys.executable, "-I", _watchdog.__file__, str(folder)]
     subprocess.run(command, input=word, check=True, timeout=60)
 
 

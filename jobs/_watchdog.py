@@ -1,7 +1,7 @@
 """Ends a local Ray cluster whose driver was killed, and removes its folder.
 
 Ray's processes follow their driver, but its agents take half a minute and more to notice. Run as a
-script of its own, with nothing but the standard library: ``watchdog.py FOLDER``. Whoever starts it
+script of its own, with nothing but the standard library: ``_watchdog.py FOLDER``. Whoever starts it
 says goodbye on its stdin; if that is closed without a word, it acts.
 """
 
