@@ -258,11 +258,27 @@ def _table(told: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plan(recipe: Recipe, name: str | None) -> dict[str, Any]:
-    """What ``--dry-run`` tells: the run's name, the resolved recipe, and what it will take."""
+def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """What ``--dry-run`` tells: the run and how far it is, the resolved recipe, and what it will take."""
     from jobs.estimate import estimate
 
-    return {"run": name or recipe.run_name(), "recipe": recipe.resolved(), "estimate": estimate(recipe)}
+    return {
+        "run": run.name,
+        "store": run.store.uri,
+        "state": run.state if run.has_begun else None,
+        "finished_rounds": run.finished_rounds(),
+        "recipe": recipe.resolved(),
+        "estimate": estimate(recipe),
+    }
+
+
+def _standing(told: Mapping[str, Any]) -> str:
+    state, rounds, of = told["state"], told["finished_rounds"], len(told["estimate"]["rounds"])
+    if state is None:
+        return "it would begin"
+    if state == "finished":
+        return "it is finished: nothing would be done"
+    return f"it would resume with {f'round {rounds}' if rounds < of else 'what comes after training'}"
 
 
 def _plan_text(told: Mapping[str, Any]) -> str:
@@ -271,7 +287,7 @@ def _plan_text(told: Mapping[str, Any]) -> str:
     lines = [
         yaml.safe_dump(told["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip(),
         "",
-        f"run       {told['run']}",
+        f"run       {told['run']} in {told['store']}: {_standing(told)}",
         f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
         f"{images['test']:,} to test" + (f", {images['skipped']:,} skipped" if images["skipped"] else ""),
         f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
@@ -322,8 +338,10 @@ def main(
     cli.require("generate", "train,report", *NEEDED)
     with results_only_on_stdout() as show, Console.open() as console:
         resolved = Recipe.load(recipe, overrides or [])
+        # Before the store is created: what is refused leaves nothing behind.
+        run = Run.find(Store.at(store), resolved, name)
         if dry_run:
-            told, text = plan(resolved, name), _plan_text
+            told, text = plan(run, resolved), _plan_text
         else:
             told, text = generate(resolved, Store.open(store), name, console), _table
     show(json.dumps(told, indent=2) if as_json else text(told))

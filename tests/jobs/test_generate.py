@@ -72,6 +72,41 @@ def test_a_dry_run_refuses_what_training_would(recipe_file: Path) -> None:
     assert "did you mean stages.0.0.conv.weight?" in refused(result)
 
 
+def test_a_dry_run_says_where_the_run_would_go_and_from_where_on(recipe_file: Path, tmp_path: Path) -> None:
+    def standing() -> str:
+        result = shifter("generate", recipe_file, "--dry-run", "--store", tmp_path / "s", "--name", "mine")
+        assert result.exit_code == 0, result.output
+        (line,) = (line for line in result.stdout.splitlines() if line.startswith("run "))
+        return line.removeprefix(f"run       mine in {tmp_path / 's'}: it ")
+
+    assert standing() == "would begin"
+    assert not (tmp_path / "s").exists()
+    run = Run.begin(Store.open(str(tmp_path / "s")), Recipe.load(recipe_file), "mine")
+    assert standing() == "would resume with round 0"
+    for index in range(4):
+        run.store.write(run.checkpoint_key(index), b"")
+        assert index == 3 or standing() == f"would resume with round {index + 1}"
+    assert standing() == "would resume with what comes after training"
+    run.advance("finished")
+    assert standing() == "is finished: nothing would be done"
+
+
+def test_a_dry_run_refuses_a_name_that_is_taken(recipe_file: Path, tmp_path: Path) -> None:
+    Run.begin(Store.open(str(tmp_path)), Recipe.load(recipe_file), "mine")
+    arguments = ["--store", tmp_path, "--name", "mine", "--set", "seed=4", "--dry-run"]
+    assert "the run has 0, the recipe says 4" in refused(shifter("generate", recipe_file, *arguments))
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_name_that_cannot_be_one_is_refused_and_leaves_nothing(
+    recipe_file: Path, tmp_path: Path, dry: list[str]
+) -> None:
+    store = tmp_path / "store"
+    error = refused(shifter("generate", recipe_file, "--store", store, "--name", "a/b", *dry))
+    assert error == "error: 'a/b' cannot name a run: letters, digits, '.', '_' and '-' only\n"
+    assert not store.exists()
+
+
 @pytest.mark.parametrize("arguments", [["generate"], ["generate", "r.yaml", "--epochs", "3"], ["forge"]])
 def test_a_wrong_command_line_has_a_status_of_its_own(arguments: list[str]) -> None:
     assert shifter(*arguments).exit_code == 2
