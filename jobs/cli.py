@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Annotated, ParamSpec
+from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
@@ -18,6 +21,12 @@ P = ParamSpec("P")
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it. 1 is a failure, 2 a wrong command line."""
+TERMINATED = 143
+"""Exit status after SIGTERM, likewise."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a job as Ctrl-C does."""
 
 
 def _show_version(asked: bool) -> None:
@@ -58,15 +67,37 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with _terminable():
+                command(*args, **kwargs)
         except ShifterError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except Terminated:
+            print("terminated", file=sys.stderr)
+            raise typer.Exit(TERMINATED) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapped
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM arrives as an exception, once; what is said again while the job cleans up changes nothing."""
+
+    def terminate(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears of signals
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def require(job: str, extras: str, *modules: str) -> None:

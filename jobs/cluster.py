@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -16,6 +21,7 @@ import jobs
 import serve_app
 import shifter
 from shifter.errors import ShifterError
+from shifter.process import Process
 
 ROOM_FOR_SOCKETS = 32
 """Characters that a temporary folder's path may have: Ray adds 66, and a Unix socket's ends at 107."""
@@ -54,11 +60,12 @@ def _remote(address: str, cpus: int, say: Callable[[str], None]) -> Iterator[Non
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     code = [str(Path(str(package.__file__)).parent) for package in (shifter, jobs, serve_app)]
     try:
-        ray.init(
-            address=address,
-            runtime_env=None if submitted else {"py_modules": code},
-            logging_level=logging.WARNING,
-        )
+        with _sigterm_kept():
+            ray.init(
+                address=address,
+                runtime_env=None if submitted else {"py_modules": code},
+                logging_level=logging.WARNING,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ShifterError(f"the Ray cluster at RAY_ADDRESS={address} cannot be used: {error}") from error
     try:
@@ -71,29 +78,76 @@ def _remote(address: str, cpus: int, say: Callable[[str], None]) -> Iterator[Non
 
 
 def _local(cpus: int, say: Callable[[str], None]) -> Iterator[None]:
-    usual = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="shifter-", dir=usual if len(usual) <= ROOM_FOR_SOCKETS else "/tmp")
+    folder = _temporary_folder()
     # Not init's own parameter for it: Ray's helpers would still look for "the" cluster in /tmp/ray,
     # find another one there, and take this one's training for dead.
-    changed = {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    changed = {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
+    with _watchdog(folder):
+        os.environ.update(changed)
+        # What this process itself keeps for a while goes with the folder, too.
+        usual, tempfile.tempdir = tempfile.tempdir, str(folder)
+        try:
+            cores = max(os.cpu_count() or 1, cpus)
+            with _sigterm_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=cores,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            say(f"on a local Ray cluster with {cores} CPUs")
+            yield
+        finally:
+            ray.shutdown()
+            tempfile.tempdir = usual
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name)
+                else:
+                    os.environ[name] = value
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _watchdog(folder: Path) -> Iterator[None]:
+    """A process that ends the cluster should this one be killed."""
+    # By path: this process may have found its modules in ways that another would not.
+    command = [sys.executable, "-I", str(Path(__file__).with_name("_watchdog.py")), str(folder)]
+    watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
-        cores = max(os.cpu_count() or 1, cpus)
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        say(f"on a local Ray cluster with {cores} CPUs")
         yield
     finally:
-        ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
-        shutil.rmtree(folder, ignore_errors=True)
+        watchdog.communicate(b"goodbye")
+
+
+def _temporary_folder() -> Path:
+    """A new one, named after nobody else; those of drivers that were killed are removed."""
+    usual = tempfile.gettempdir()
+    within = usual if len(usual) <= ROOM_FOR_SOCKETS else "/tmp"
+    for note in Path(within).glob("shifter-*/owner.json"):
+        with suppress(OSError, ValueError, TypeError):  # another user's, or another version's
+            if Process.from_json(json.loads(note.read_bytes())).is_known_dead():
+                shutil.rmtree(note.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="shifter-", dir=within))
+    (folder / "owner.json").write_text(json.dumps(Process.this().to_json()))
+    return folder
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Whatever SIGTERM did before, it goes on doing: ``ray.init`` makes it end the process with status 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM and callable(before):
+            before(signal.SIGTERM, None)
+        raise
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, before)

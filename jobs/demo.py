@@ -21,7 +21,7 @@ from jobs import cli
 from jobs.console import Console, Style, results_only_on_stdout
 from jobs.generate import NEEDED, generate
 from jobs.outcome import ENOUGH, MISSED, Outcome, Trial
-from shifter.errors import DemoError, RunError, ShifterError
+from shifter.errors import DemoError, ShifterError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.store import Store
@@ -51,16 +51,17 @@ def _step(name: str, console: Console) -> Iterator[None]:
         raise
 
 
-def demonstrate(recipe: Recipe, store: Store, name: str, console: Console) -> Outcome:
+def demonstrate(recipe: Recipe, store_uri: str, name: str, console: Console) -> Outcome:
     """Does all of it.
 
     Raises:
-        RunError: if ``name`` belongs to another recipe; before anything is started.
+        RunError: if ``name`` cannot name its run, or belongs to another recipe; before anything is started.
         DemoError: naming the step that failed, and why.
     """
     if "RAY_ADDRESS" in os.environ:
         raise DemoError("RAY_ADDRESS is set, but the demonstration starts a cluster of its own: unset it")
-    _refuse_other_recipe(Run(store, name), recipe)
+    Run.find(Store.at(store_uri), recipe, name)
+    store = Store.open(store_uri)
 
     from jobs.cluster import cluster
     from jobs.leftovers import Descendants
@@ -79,17 +80,6 @@ def demonstrate(recipe: Recipe, store: Store, name: str, console: Console) -> Ou
         ended = descendants.check_gone()
         console.say(f"{ended} processes were started and have ended")
     return Outcome(told, trials, plan.objective_s, checked)
-
-
-def _refuse_other_recipe(run: Run, recipe: Recipe) -> None:
-    """`Run.begin` would as well, but only once the cluster stands."""
-    if not (run.store.root / run.record_key).is_file():
-        return
-    changes = run.recipe.difference(recipe)
-    if changes:
-        raise RunError(
-            "\n  ".join([f"{run.name} is the run of another recipe (give another --name):", *changes])
-        )
 
 
 def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[Trial], Plan, int]:
@@ -235,7 +225,7 @@ def main(
     """
     cli.require("demo", "train,edge,report", *NEEDED, "aiohttp", "fastapi", "orjson", "PIL")
     with results_only_on_stdout() as show, Console.open(progress) as console:
-        outcome = demonstrate(Recipe.load(RECIPE, overrides or []), Store.open(store), name, console)
+        outcome = demonstrate(Recipe.load(RECIPE, overrides or []), store, name, console)
     show(outcome.text())
 
 

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ import yaml
 
 from jobs import cli
 from jobs.console import Console, Style, results_only_on_stdout
+from shifter.errors import ShifterError, StoreError
+from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run, flat
 from shifter.store import Store
@@ -32,15 +35,32 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
     """Carries out ``recipe``, or what is left of it; returns :func:`summary` of the run.
 
     Every step returns early if its output is in the store, so a run that was killed goes on from
-    its last finished round, and one that is finished is only summed up.
+    its last finished round, and one that is finished is only summed up. It is the only driver of
+    the run meanwhile: see ``shifter.lease``.
 
     Raises:
         ShifterError: whatever a user can mend, store and recipe before anything is trained.
     """
-    run = Run.begin(store, recipe, name)
-    if run.state == "finished":
+    run = Run.find(store, recipe, name)
+    if run.is_finished:
         console.say(f"{run.name} is finished already: nothing to do")
         return summary(run)
+    try:
+        with (
+            _storage_troubles_shown(console),
+            Lease.hold(store, run.lease_folder, console.say) as lease,
+        ):
+            _carry_out(store.guarded(lease.require), recipe, run.name, console)
+    except KeyboardInterrupt:
+        console.say(f"{run.name} is interrupted; the same command resumes it")
+        raise
+    return summary(run)
+
+
+def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> None:
+    run = Run.begin(store, recipe, name)
+    if run.is_finished:
+        return  # by the driver whose end was waited for
     console.say(_beginning(run, recipe))
     with _failure_recorded(run):
         variants = _train_and_reduce(run, recipe, console)
@@ -48,9 +68,9 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
         run.advance("packing")
         _pack(run, recipe, [v for v in variants if v.name in kept])
         _report(run, recipe, variants, kept, discarded)
+        store.sweep(run.name)  # what storage that failed for a while kept
         run.advance("finished")
     console.say(f"{run.name} is finished: {store.uri}/{run.report_key}")
-    return summary(run)
 
 
 NEEDED = (
@@ -79,12 +99,33 @@ def _beginning(run: Run, recipe: Recipe) -> str:
 
 
 @contextmanager
-def _failure_recorded(run: Run) -> Iterator[None]:
-    """An interrupted run is no failed one: its state stays what it was."""
+def _storage_troubles_shown(console: Console) -> Iterator[None]:
+    """The lease's heartbeat needs the store every few seconds: what troubles workers is heard of here."""
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.say(record.getMessage())
+
+    shown = Shown(logging.WARNING)
+    log = logging.getLogger("shifter.store")
+    log.addHandler(shown)
     try:
         yield
+    finally:
+        log.removeHandler(shown)
+
+
+@contextmanager
+def _failure_recorded(run: Run) -> Iterator[None]:
+    """An interrupted run is no failed one, nor is one whose store is gone: its state stays what it was."""
+    try:
+        yield
+    except StoreError:
+        raise
     except Exception as error:
-        run.advance("failed", f"{type(error).__name__}: {error}")
+        # Not in place of the failure itself, which may be that nothing may be written any more.
+        with suppress(ShifterError):
+            run.advance("failed", f"{type(error).__name__}: {error}")
         raise
 
 
@@ -220,11 +261,27 @@ def _table(told: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plan(recipe: Recipe, name: str | None) -> dict[str, Any]:
-    """What ``--dry-run`` tells: the run's name, the resolved recipe, and what it will take."""
+def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """What ``--dry-run`` tells: the run and how far it is, the resolved recipe, and what it will take."""
     from jobs.estimate import estimate
 
-    return {"run": name or recipe.run_name(), "recipe": recipe.resolved(), "estimate": estimate(recipe)}
+    return {
+        "run": run.name,
+        "store": run.store.uri,
+        "state": run.state if run.has_begun else None,
+        "finished_rounds": run.finished_rounds(),
+        "recipe": recipe.resolved(),
+        "estimate": estimate(recipe),
+    }
+
+
+def _standing(told: Mapping[str, Any]) -> str:
+    state, rounds, of = told["state"], told["finished_rounds"], len(told["estimate"]["rounds"])
+    if state is None:
+        return "it would begin"
+    if state == "finished":
+        return "it is finished: nothing would be done"
+    return f"it would resume with {f'round {rounds}' if rounds < of else 'what comes after training'}"
 
 
 def _plan_text(told: Mapping[str, Any]) -> str:
@@ -233,7 +290,7 @@ def _plan_text(told: Mapping[str, Any]) -> str:
     lines = [
         yaml.safe_dump(told["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip(),
         "",
-        f"run       {told['run']}",
+        f"run       {told['run']} in {told['store']}: {_standing(told)}",
         f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
         f"{images['test']:,} to test" + (f", {images['skipped']:,} skipped" if images["skipped"] else ""),
         f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
@@ -278,8 +335,10 @@ def main(
     cli.require("generate", "train,report", *NEEDED)
     with results_only_on_stdout() as show, Console.open(progress) as console:
         resolved = Recipe.load(recipe, overrides or [])
+        # Before the store is created: what is refused leaves nothing behind.
+        run = Run.find(Store.at(store), resolved, name)
         if dry_run:
-            told, text = plan(resolved, name), _plan_text
+            told, text = plan(run, resolved), _plan_text
         else:
             told, text = generate(resolved, Store.open(store), name, console), _table
     show(json.dumps(told, indent=2) if as_json else text(told))

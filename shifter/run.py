@@ -29,7 +29,7 @@ _VERSIONED = ("shifter", "numpy", "onnx", "onnxruntime", "pyarrow", "ray", "torc
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe being carried out in a store. Made by :meth:`begin` or :meth:`attach`.
+    """One recipe being carried out in a store. Made by :meth:`find`, :meth:`begin` or :meth:`attach`.
 
     Holds no state of its own beyond its address: what is finished is what the store holds.
     """
@@ -38,8 +38,8 @@ class Run:
     name: str
 
     @classmethod
-    def begin(cls, store: Store, recipe: Recipe, name: str | None = None) -> Run:
-        """Starts the run of ``recipe``, or goes on with it if the store has it already.
+    def find(cls, store: Store, recipe: Recipe, name: str | None = None) -> Run:
+        """The run of ``recipe``, whether it has begun or not. Writes nothing.
 
         Args:
             name: instead of the recipe's own (its name and hash).
@@ -51,17 +51,31 @@ class Run:
         run = cls(store, recipe.run_name() if name is None else name)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run.name):
             raise RunError(f"{run.name!r} cannot name a run: letters, digits, '.', '_' and '-' only")
-        if store.exists(run.record_key):
+        if run.has_begun:
             run._check_recipe(recipe)
-            store.sweep(run.name)
-            if run.state != "finished":
-                run._write(resumed=[*run.record["resumed"], _now()])
-            return run
-        if store.list(f"{run.name}/"):
+        elif any(not key.startswith(f"{run.lease_folder}/") for key in store.list(f"{run.name}/")):
             raise RunError(
                 f"{run.name} in the store {store.uri} is a folder with files but no run.json: "
                 "give another --name or --store"
             )
+        return run
+
+    @classmethod
+    def begin(cls, store: Store, recipe: Recipe, name: str | None = None) -> Run:
+        """Starts the run of ``recipe``, or goes on with it if the store has it already.
+
+        What killed writers left is removed, so nobody else may be writing: where that is not
+        certain, hold the lease (``shifter.lease``) first.
+
+        Raises:
+            RunError: as :meth:`find`.
+        """
+        run = cls.find(store, recipe, name)
+        if run.has_begun:
+            if not run.is_finished:
+                store.sweep(run.name)
+                run._write(resumed=[*run.record["resumed"], _now()])
+            return run
         run._write(
             format=_FORMAT,
             recipe=recipe.resolved(),
@@ -82,8 +96,8 @@ class Run:
         Raises:
             RunError: if the store has no such run, or one written by another version.
         """
-        run = cls(Store.open(uri), name)
-        if not run.store.exists(run.record_key):
+        run = cls(Store.at(uri), name)
+        if not run.has_begun:
             raise RunError(f"there is no run {name!r} in the store {uri}")
         run._check_format()
         return run
@@ -93,6 +107,11 @@ class Run:
     @property
     def record_key(self) -> str:
         return f"{self.name}/run.json"
+
+    @property
+    def lease_folder(self) -> str:
+        """Where ``shifter.lease`` says who drives the run."""
+        return f"{self.name}/lease"
 
     @property
     def architecture_key(self) -> str:
@@ -124,6 +143,11 @@ class Run:
     # State.
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the store has it at all."""
+        return self.store.exists(self.record_key)
+
+    @property
     def record(self) -> dict[str, Any]:
         """run.json: recipe, digest, provenance, times, state."""
         record: dict[str, Any] = json.loads(self.store.read(self.record_key))
@@ -139,6 +163,10 @@ class Run:
         state = self.record["state"]
         assert state in get_args(State), state
         return state  # type: ignore[no-any-return]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.has_begun and self.state == "finished"
 
     def advance(self, state: State, failure: str | None = None) -> None:
         """Records that the run has come to ``state``; ``failure`` says why, when it failed."""
@@ -156,7 +184,7 @@ class Run:
         return done
 
     def _write(self, **changes: Any) -> None:
-        old = self.record if self.store.exists(self.record_key) else {}
+        old = self.record if self.has_begun else {}
         data = json.dumps({**old, **changes}, indent=2, ensure_ascii=False)
         self.store.replace(self.record_key, data.encode())
 

@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from shifter.errors import CheckpointError
+from shifter.errors import CheckpointError, StoreError
 from shifter.values import Mask, Tensors
 
 assert sys.byteorder == "little", "tensors are stored as they lie in memory"
@@ -251,7 +251,7 @@ def _as_checkpoint_error(source: str) -> Iterator[None]:
     """What Arrow, JSON and numpy say of broken bytes, as an error of ours."""
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, StoreError):
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())

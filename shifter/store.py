@@ -1,38 +1,54 @@
 """Where artifacts live: a folder, addressed by keys such as ``<run>/rounds/round-00.arrow``.
 
 A key appears at once and whole, or not at all, and is never overwritten; but for the few that only
-name other keys and states. A writer that is killed leaves a temporary file that is no key.
+name other keys and states. A writer that is killed leaves a temporary file that is no key. Storage
+that fails for a while is waited for (``shifter.patience``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 
+from shifter.disk import Disk
 from shifter.errors import StoreError
+from shifter.patience import Patience, is_transient
+
+T = TypeVar("T")
 
 _REPLACEABLE = frozenset({"run.json", "portfolio.json", "report.html"})
+_REPLACEABLE_FOLDERS = frozenset({"lease", "resume"})
 _PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
 class Store:
-    """A local folder of artifacts. Made by :meth:`open`; cheap to send to another process."""
+    """A local folder of artifacts. Made by :meth:`open` or :meth:`at`; cheap to send to another process.
+
+    Every method waits for storage that fails for a while, and raises StoreError when ``patience``
+    is at its end, or at once where waiting does not help.
+    """
 
     root: Path
+    patience: Patience = field(default=Patience(), compare=False)
+    disk: Disk = field(default_factory=Disk, compare=False, repr=False)
+    guard: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def open(cls, uri: str) -> Store:
-        """The store at ``uri``, a folder, which is created if need be.
+    def at(cls, uri: str) -> Store:
+        """The store at ``uri``, a folder. Touches nothing.
 
         Raises:
-            StoreError: if it is no folder, or cannot be written to: now, not after hours of training.
+            StoreError: if ``uri`` cannot name one.
         """
         scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
         if scheme:
@@ -42,32 +58,54 @@ class Store:
         if not uri:
             raise StoreError("the store has no name: give a folder")
         # Absolute, because workers are started elsewhere.
-        store = cls(Path(os.path.abspath(Path(uri).expanduser())))
+        return cls(Path(os.path.abspath(Path(uri).expanduser())), Patience.from_environment())
+
+    @classmethod
+    def open(cls, uri: str) -> Store:
+        """The store at ``uri``, a folder, which is created if need be.
+
+        Raises:
+            StoreError: if it is no folder, or cannot be written to: now, not after hours of training.
+        """
+        store = cls.at(uri)
         store._probe()
         return store
+
+    def guarded(self, guard: Callable[[], None]) -> Store:
+        """This store, but ``guard`` is called before anything is changed, and may raise instead."""
+        return replace(self, guard=guard)
+
+    def patient(self, limit_s: float) -> Store:
+        """This store, but storage that fails is waited for no longer than that."""
+        return replace(self, patience=replace(self.patience, limit_s=limit_s))
 
     @property
     def uri(self) -> str:
         return str(self.root)
 
     def write(self, key: str, data: bytes) -> None:
-        """Writes a new key, durably, all of it or nothing.
+        """Writes a new key, durably and read back, all of it or nothing. Once more is no error.
 
         Raises:
-            StoreError: if the key exists (it is left as it is), or the disk refuses.
+            StoreError: if the key exists with other bytes (it is left as it is), or the disk refuses.
         """
         path = self._path(key)
-        try:
-            with _partial(path, data) as partial:
+
+        def name() -> None:
+            self._ask_guard()
+            try:
                 # A link, not a rename: it refuses an existing name in the same atomic step.
-                os.link(partial, path)
-            _sync_folder(path.parent)
-        except FileExistsError:
-            raise StoreError(
-                f"{key} is already in the store {self.uri}: artifacts are not overwritten"
-            ) from None
-        except OSError as error:
-            raise self._refused("write", key, error) from error
+                self.disk.link(temporary, path)
+            except FileExistsError:
+                # Ours, if the link before was made though it was said to have failed.
+                if not self.disk.holds(path, data):
+                    raise StoreError(
+                        f"{key} is already in the store {self.uri}: artifacts are not overwritten"
+                    ) from None
+
+        with self._temporary(key, data) as temporary:
+            self._patiently("write", key, name)
+        self._patiently("write", key, lambda: self.disk.sync(path.parent))
 
     def replace(self, key: str, data: bytes) -> None:
         """Writes one of the keys that may change: what only names other keys and states.
@@ -78,14 +116,21 @@ class Store:
             StoreError: if the disk refuses.
         """
         parts = key.split("/")
-        assert parts[-1] in _REPLACEABLE or "resume" in parts[:-1], f"{key} is immutable"
+        assert parts[-1] in _REPLACEABLE or _REPLACEABLE_FOLDERS & set(parts[:-1]), f"{key} is immutable"
         path = self._path(key)
-        try:
-            with _partial(path, data) as partial:
-                os.replace(partial, path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise self._refused("write", key, error) from error
+
+        def name() -> None:
+            self._ask_guard()
+            try:
+                self.disk.rename(temporary, path)
+            except FileNotFoundError:
+                # Gone, if the renaming before was done though it was said to have failed.
+                if not self.disk.holds(path, data):
+                    raise
+
+        with self._temporary(key, data) as temporary:
+            self._patiently("write", key, name)
+        self._patiently("write", key, lambda: self.disk.sync(path.parent))
 
     def read(self, key: str) -> bytes:
         """All bytes of a key. Raises StoreError if there is none."""
@@ -94,34 +139,81 @@ class Store:
 
     def open_file(self, key: str) -> BinaryIO:
         """A key as a seekable file, for reading parts of it. Raises StoreError if there is none."""
-        path = self._path(key)
-        try:
-            return path.open("rb")
-        except FileNotFoundError:
-            raise StoreError(f"there is no {key} in the store {self.uri}") from None
-        except OSError as error:
-            raise self._refused("read", key, error) from error
+        return cast(BinaryIO, io.BufferedReader(_PatientFile(self, key)))
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        path = self._path(key)
+        return self._patiently("look up", key, lambda: self.disk.is_file(path))
 
     def list(self, prefix: str = "") -> list[str]:
         """Every key that begins with ``prefix``, sorted. Temporary files are not keys."""
-        top = self.root / prefix.rpartition("/")[0]
-        keys = (p.relative_to(self.root).as_posix() for p in top.rglob("*") if p.is_file())
+        keys = (path.relative_to(self.root).as_posix() for path in self._files(prefix.rpartition("/")[0]))
         return sorted(k for k in keys if k.startswith(prefix) and _is_key(k))
 
     def delete(self, key: str) -> None:
         """Removes a key that is no longer needed (mid-run state); one that is not there is no error."""
-        try:
-            self._path(key).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._refused("delete", key, error) from error
+        self._unlink(key, self._path(key))
 
     def sweep(self, prefix: str) -> None:
         """Removes what killed writers left under the folder ``prefix``."""
-        for path in (self.root / prefix).rglob(f".*{_PARTIAL}"):
-            path.unlink(missing_ok=True)
+        for path in self._files(prefix):
+            if path.name.startswith(".") and path.name.endswith(_PARTIAL):
+                self._unlink(path.name, path)
+
+    def _files(self, folder: str) -> Iterator[Path]:
+        """Every file below a folder, keys or not."""
+        folders = [self.root / folder]
+        while folders:
+            top = folders.pop()
+            inner, files = self._patiently("list", folder or ".", partial(self.disk.scan, top))
+            folders += [top / name for name in inner]
+            yield from (top / name for name in files)
+
+    def _unlink(self, key: str, path: Path) -> None:
+        def unlink() -> None:
+            self._ask_guard()
+            self.disk.unlink(path)
+
+        self._patiently("delete", key, unlink)
+
+    @contextlib.contextmanager
+    def _temporary(self, key: str, data: bytes) -> Iterator[Path]:
+        """A durable temporary file beside ``key``, gone at the end if that can be."""
+        path = self._path(key)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+
+        def write() -> None:
+            self.disk.make_folder(path.parent)
+            self.disk.write(temporary, data)
+            if not self.disk.holds(temporary, data):
+                raise OSError(errno.EIO, "what was written is not what is read back")
+
+        try:
+            self._patiently("write", key, write)
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):  # else it is swept later
+                self.disk.unlink(temporary)
+
+    def _patiently(self, verb: str, key: str, action: Callable[[], T]) -> T:
+        try:
+            return self.patience.attempt(action, f"{verb} {key} in the store {self.uri}")
+        except StoreError:
+            raise
+        except OSError as error:
+            if verb == "read" and isinstance(error, FileNotFoundError):
+                raise StoreError(f"there is no {key} in the store {self.uri}") from None
+            told = f"cannot {verb} {key} in the store {self.uri}: {error.strerror or error}"
+            if is_transient(error):
+                told += (
+                    f"; it was tried for {self.patience.limit_s:.0f} s. What is finished is kept: "
+                    "when the storage is back, the same command goes on"
+                )
+            raise StoreError(told) from error
+
+    def _ask_guard(self) -> None:
+        if self.guard is not None:
+            self.guard()
 
     def _path(self, key: str) -> Path:
         assert _is_key(key), f"{key!r} is no key"
@@ -129,46 +221,87 @@ class Store:
 
     def _probe(self) -> None:
         """Does all that :meth:`write` does, so that what fails would have failed there."""
-        # Hidden, so that it is never a key, whatever happens.
-        target = self.root / f".probe-{uuid.uuid4().hex}{_PARTIAL}"
+        # Hidden, so that they are never keys, whatever happens.
+        first, second = (self.root / f".probe-{uuid.uuid4().hex}{_PARTIAL}" for _ in range(2))
+
+        def probe() -> None:
+            self.disk.make_folder(self.root)
+            for path in (first, second):
+                self.disk.unlink(path)
+            self.disk.write(first, b"shifter")
+            self.disk.link(first, second)
+            for path in (first, second):
+                self.disk.unlink(path)
+
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with _partial(target, b"shifter") as partial:
-                os.link(partial, target)
-            target.unlink()
+            self.patience.attempt(probe, f"write to the store {self.uri}")
         except OSError as error:
             raise StoreError(
                 f"the store {self.uri} cannot be written to: {error.strerror}; "
                 "give a folder that this user may write to, on a file system with hard links"
             ) from error
 
-    def _refused(self, verb: str, key: str, error: OSError) -> StoreError:
-        return StoreError(f"cannot {verb} {key} in the store {self.uri}: {error.strerror or error}")
+
+class _PatientFile(io.RawIOBase):
+    """A key opened for reading; opened again where reading failed."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        super().__init__()
+        self._store, self._key, self._path = store, key, store._path(key)
+        self._position = 0
+        self._file: io.FileIO | None = None
+        self._size = 0
+        store._patiently("read", key, self._reopen)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = self._store._patiently("read", self._key, lambda: self._read(view))
+        self._position += count
+        return count
+
+    def readall(self) -> bytes:
+        data = bytearray(max(0, self._size - self._position))
+        filled = 0
+        while filled < len(data) and (count := self.readinto(memoryview(data)[filled:])):
+            filled += count
+        return bytes(data[:filled])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        super().close()
+
+    def _reopen(self) -> io.FileIO:
+        if self._file is None:
+            file = self._store.disk.open(self._path)
+            self._size = file.seek(0, io.SEEK_END)
+            self._file = file
+        return self._file
+
+    def _read(self, view: memoryview) -> int:
+        file = self._reopen()
+        try:
+            count = self._store.disk.read_into(file, self._position, view)
+            if count == 0 and len(view) and self._position < self._size:
+                raise OSError(errno.EIO, "it ends too early")
+        except OSError:
+            file.close()
+            self._file = None
+            raise
+        return count
 
 
 def _is_key(key: str) -> bool:
     return all(part and not part.startswith(".") for part in key.split("/"))
-
-
-@contextlib.contextmanager
-def _partial(path: Path, data: bytes) -> Iterator[Path]:
-    """A durable temporary file beside ``path``, gone at the end whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a new name durable, not only the bytes under it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from shifter.recipe import Recipe
 from shifter.training import world
 from shifter.training.archive import Archive
 from shifter.training.loop import Epoch, Round, state_of, train_round
-from shifter.training.ranking import dense_mask, rank_by_magnitude, without_excluded
+from shifter.training.ranking import dense_mask, rank_by_magnitude, require_enough, without_excluded
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
 
@@ -44,7 +44,7 @@ def iterative_magnitude_pruning(
     """
     network = _network(recipe, dataset)
     schedule = Schedule.of(recipe, len(dataset.train))
-    prunable = without_excluded(prunable_names(network), recipe.pruning.exclude)
+    prunable = _prunable(network, recipe)
     if archive.finished == 0 and world.rank() == 0:
         archive.write_architecture(export_architecture(network, dataset.input_spec))
 
@@ -87,8 +87,16 @@ def check(recipe: Recipe, dataset: Dataset) -> Schedule:
     Raises:
         RecipeError: as :func:`iterative_magnitude_pruning` would.
     """
-    without_excluded(prunable_names(_network(recipe, dataset)), recipe.pruning.exclude)
+    _prunable(_network(recipe, dataset), recipe)
     return Schedule.of(recipe, len(dataset.train))
+
+
+def _prunable(network: nn.Module, recipe: Recipe) -> tuple[str, ...]:
+    """Names of the tensors to prune, if there is enough in them for the recipe's ratios."""
+    names = without_excluded(prunable_names(network), recipe.pruning.exclude)
+    state = network.state_dict()
+    require_enough(recipe.pruning.ratios, sum(state[name].numel() for name in names))
+    return names
 
 
 def _network(recipe: Recipe, dataset: Dataset) -> nn.Module:

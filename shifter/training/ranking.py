@@ -61,3 +61,17 @@ def without_excluded(prunable: Sequence[str], exclude: Sequence[str]) -> tuple[s
     if not rest:
         raise RecipeError("pruning.exclude: every prunable tensor is excluded; leave at least one")
     return rest
+
+
+def require_enough(ratios: Sequence[float], total: int) -> None:
+    """Whether each of ``ratios`` leaves at least one of ``total`` prunable weights.
+
+    Raises:
+        RecipeError: naming the first that does not.
+    """
+    for ratio in ratios:
+        if ratio > total:
+            raise RecipeError(
+                f"pruning.ratios: {CompressionRatio(ratio)} would leave less than one of the network's "
+                f"{total:,} prunable weights; the largest ratio possible is {total}"
+            )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -36,6 +39,28 @@ def test_what_a_user_can_mend_is_one_line_and_status_1(capsys: pytest.CaptureFix
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert status(KeyboardInterrupt()) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_job_as_ctrl_c_does_and_only_once(capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned_up = []
+
+    @cli.reports_errors
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGTERM)  # impatience does not cut the cleaning up short
+            cleaned_up.append(True)
+            raise
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    assert caught.value.exit_code == 143
+    assert cleaned_up == [True]
+    assert capsys.readouterr().err == "terminated\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_our_own_mistakes_keep_their_traceback() -> None:

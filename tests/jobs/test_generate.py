@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,8 +17,10 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
-from jobs.generate import _failure_recorded
-from shifter.errors import RecipeError
+from jobs.console import Console
+from jobs.generate import _failure_recorded, _storage_troubles_shown
+from shifter.errors import RecipeError, StoreError
+from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
@@ -69,6 +72,41 @@ def test_a_dry_run_refuses_what_training_would(recipe_file: Path) -> None:
     assert "did you mean stages.0.0.conv.weight?" in refused(result)
 
 
+def test_a_dry_run_says_where_the_run_would_go_and_from_where_on(recipe_file: Path, tmp_path: Path) -> None:
+    def standing() -> str:
+        result = shifter("generate", recipe_file, "--dry-run", "--store", tmp_path / "s", "--name", "mine")
+        assert result.exit_code == 0, result.output
+        (line,) = (line for line in result.stdout.splitlines() if line.startswith("run "))
+        return line.removeprefix(f"run       mine in {tmp_path / 's'}: it ")
+
+    assert standing() == "would begin"
+    assert not (tmp_path / "s").exists()
+    run = Run.begin(Store.open(str(tmp_path / "s")), Recipe.load(recipe_file), "mine")
+    assert standing() == "would resume with round 0"
+    for index in range(4):
+        run.store.write(run.checkpoint_key(index), b"")
+        assert index == 3 or standing() == f"would resume with round {index + 1}"
+    assert standing() == "would resume with what comes after training"
+    run.advance("finished")
+    assert standing() == "is finished: nothing would be done"
+
+
+def test_a_dry_run_refuses_a_name_that_is_taken(recipe_file: Path, tmp_path: Path) -> None:
+    Run.begin(Store.open(str(tmp_path)), Recipe.load(recipe_file), "mine")
+    arguments = ["--store", tmp_path, "--name", "mine", "--set", "seed=4", "--dry-run"]
+    assert "the run has 0, the recipe says 4" in refused(shifter("generate", recipe_file, *arguments))
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_name_that_cannot_be_one_is_refused_and_leaves_nothing(
+    recipe_file: Path, tmp_path: Path, dry: list[str]
+) -> None:
+    store = tmp_path / "store"
+    error = refused(shifter("generate", recipe_file, "--store", store, "--name", "a/b", *dry))
+    assert error == "error: 'a/b' cannot name a run: letters, digits, '.', '_' and '-' only\n"
+    assert not store.exists()
+
+
 @pytest.mark.parametrize("arguments", [["generate"], ["generate", "r.yaml", "--epochs", "3"], ["forge"]])
 def test_a_wrong_command_line_has_a_status_of_its_own(arguments: list[str]) -> None:
     assert shifter(*arguments).exit_code == 2
@@ -104,10 +142,33 @@ def test_a_name_taken_by_another_recipe_shows_both(recipe_file: Path, tmp_path: 
     assert store.list() == [run.record_key]
 
 
-def test_a_failure_is_recorded_and_an_interruption_is_none(recipe_file: Path, tmp_path: Path) -> None:
+def test_a_run_that_has_a_driver_is_refused_untouched(recipe_file: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    run = Run.begin(store, Recipe.load(recipe_file), "mine")
+    before, half = store.read(run.record_key), tmp_path / "mine" / ".x.part"
+    half.touch()
+    with Lease.hold(store, run.lease_folder, period_s=0.1):
+        error = refused(shifter("generate", recipe_file, "--store", tmp_path, "--name", "mine"))
+    assert f"being carried out by another driver, process {os.getpid()} on" in error
+    assert store.read(run.record_key) == before
+    assert half.exists(), "it may be what the driver is writing"
+
+
+def test_storage_that_does_not_answer_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console.open() as console, _storage_troubles_shown(console):
+        logging.getLogger("shifter.store").warning("storage does not answer, waiting")
+    assert capsys.readouterr().err.endswith(" s  storage does not answer, waiting\n")
+
+
+def test_a_failure_is_recorded_but_not_an_interruption_or_a_store_that_is_gone(
+    recipe_file: Path, tmp_path: Path
+) -> None:
     run = Run.begin(Store.open(str(tmp_path)), Recipe.load(recipe_file))
     with pytest.raises(KeyboardInterrupt), _failure_recorded(run):
         raise KeyboardInterrupt
+    assert run.state == "training"
+    with pytest.raises(StoreError), _failure_recorded(run):
+        raise StoreError("it does not answer")
     assert run.state == "training"
     with pytest.raises(RecipeError), _failure_recorded(run):
         raise RecipeError("no such thing")
@@ -127,7 +188,11 @@ class Finished:
         self.state_after_interruption = self.run.state
         self.resumed = self._go()
         self.record = self.run.record
+        self.lease = self.leases()
         self.repeated = self._go()
+
+    def leases(self) -> dict[str, bytes]:
+        return {key: self.run.store.read(key) for key in self.run.store.list(f"{self.run.lease_folder}/")}
 
     def _go(self) -> subprocess.CompletedProcess[str]:
         command = [*self.command, "--json"]
@@ -184,6 +249,7 @@ class TestAWholeRun:
         assert "cluster" not in finished.repeated.stderr
         assert json.loads(finished.repeated.stdout) == json.loads(finished.resumed.stdout)
         assert finished.run.record == finished.record
+        assert finished.leases() == finished.lease
 
     def test_every_artifact_is_in_its_place_and_nothing_else_is_left(self, finished: Finished) -> None:
         run, named = finished.run, json.loads(finished.run.store.read(finished.run.portfolio_json))

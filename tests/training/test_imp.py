@@ -181,6 +181,11 @@ def test_excluded_tensors_stay_dense(recipe, dataset, tmp_path):
     ("part", "changes", "message"),
     [
         ("pruning", {"exclude": ("classifer.weight",)}, r"did you mean classifier\.weight"),
+        (
+            "pruning",
+            {"ratios": (2.0, 1e6)},
+            r"ratios: 1000000x would leave less than one of the network's 1,0",
+        ),
         ("pruning", {"rewind_to": "9999it"}, "9999it is not before the end of a round"),
         ("training", {"batch_size": 5000}, "5000 is more than the"),
     ],
