@@ -29,7 +29,8 @@ def test_a_name_taken_by_another_recipe_is_refused_before_anything_starts(
     result = CliRunner().invoke(app, ["demo", "--store", str(tmp_path), "--name", "mine", "--set", "seed=4"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        "error: mine is the run of another recipe (give another --name):\n  seed: 0 → 4\n"
+        f"error: the run mine in the store {tmp_path} has another recipe (give another --name, or none):\n"
+        "  seed: the run has 0, the recipe says 4\n"
     )
     assert store.read(run.record_key) == before
 

@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
-from jobs.console import Console
+from jobs.console import Console, Style
 from jobs.generate import _failure_recorded, _storage_troubles_shown
 from shifter.errors import RecipeError, StoreError
 from shifter.lease import Lease
@@ -155,7 +155,7 @@ def test_a_run_that_has_a_driver_is_refused_untouched(recipe_file: Path, tmp_pat
 
 
 def test_storage_that_does_not_answer_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console.open() as console, _storage_troubles_shown(console):
+    with Console.open(Style.PLAIN) as console, _storage_troubles_shown(console):
         logging.getLogger("shifter.store").warning("storage does not answer, waiting")
     assert capsys.readouterr().err.endswith(" s  storage does not answer, waiting\n")
 
