@@ -133,14 +133,20 @@ class Lease:
         self._check(self._store)
 
     def _check(self, store: Store) -> None:
-        number, claim = _last(store, self._folder)
+        _, claim = _last(store, self._folder)
         if self._lost is None and (claim is None or claim.token != self._claim.token):
-            taken = f"taken over by {claim}" if claim is not None and number > self._number else "deleted"
-            self._lost = (
-                f"the lease {_key(self._folder, self._number)} in the store {self._store.uri} was {taken}, "
-                "while this process did not show that it is alive (was it suspended?): it stops here and "
-                "writes no more; the same command goes on when that driver has ended"
-            )
+            if claim is None:
+                self._lost = (
+                    f"{self._folder} in the store {self._store.uri} is gone (was the folder removed, or its "
+                    "storage unmounted?): this process stops here and writes no more; the same command "
+                    "goes on from what is there then"
+                )
+            else:
+                self._lost = (
+                    f"the lease {self._folder} in the store {self._store.uri} was taken over by {claim}, "
+                    "while this process did not show that it is alive (was it suspended?): it stops here "
+                    "and writes no more; the same command goes on when that driver has ended"
+                )
         if self._lost is not None:
             raise RunError(self._lost)
 

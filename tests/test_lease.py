@@ -224,7 +224,7 @@ def test_nothing_is_written_under_a_lease_that_is_lost(store: Store) -> None:
 def test_a_lease_that_was_deleted_is_lost(store: Store) -> None:
     with hold(store, period_s=600) as mine:
         store.delete(store.list(f"{FOLDER}/")[0])
-        with pytest.raises(RunError, match="was deleted"):
+        with pytest.raises(RunError, match="is gone"):
             mine.require()
 
 

@@ -154,6 +154,27 @@ def test_a_run_that_has_a_driver_is_refused_untouched(recipe_file: Path, tmp_pat
     assert half.exists(), "it may be what the driver is writing"
 
 
+def test_a_driver_whose_run_is_taken_over_stops_with_an_error(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = Lease.hold
+    monkeypatch.setattr(Lease, "hold", lambda *arguments: hold(*arguments, period_s=0.1))
+
+    def taken_over(store: Store, recipe: Recipe, name: str, console: Console) -> None:
+        run = Run.begin(store, recipe, name)
+        (key,) = store.list(f"{run.lease_folder}/")
+        other = json.loads(store.read(key)) | {"token": "another's"}
+        Store(tmp_path).write(f"{run.lease_folder}/000002.json", json.dumps(other).encode())
+        time.sleep(60)
+
+    monkeypatch.setattr("jobs.generate._carry_out", taken_over)
+    error = refused(shifter("generate", recipe_file, "--store", tmp_path, "--name", "mine"))
+    assert "error: the lease mine/lease" in error
+    assert "was taken over by process" in error
+    assert "interrupted" not in error
+    assert Run(Store(tmp_path), "mine").state == "training"
+
+
 def test_storage_that_does_not_answer_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     with Console.open(Style.PLAIN) as console, _storage_troubles_shown(console):
         logging.getLogger("shifter.store").warning("storage does not answer, waiting")
