@@ -69,6 +69,8 @@ class Console:
                 f"{event['nonzero_weights']:,} weights, "
                 f"validation accuracy {event['validation_accuracy']:.2%}"
             )
+        elif kind == "note":
+            self.say(event["text"])
         elif kind == "reduced":
             self._advance("reduce", event["done"], event["of"], "")
             self.say(

@@ -32,7 +32,7 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
     """Carries out ``recipe``, or what is left of it; returns :func:`summary` of the run.
 
     Every step returns early if its output is in the store, so a run that was killed goes on from
-    its last finished round, and one that is finished is only summed up.
+    the state saved last, and one that is finished is only summed up.
 
     Raises:
         ShifterError: whatever a user can mend, store and recipe before anything is trained.
@@ -275,7 +275,7 @@ def main(
 ) -> None:
     """Train a network, prune and reduce it round by round, and pack the best variants.
 
-    Started again after an interruption, the same command goes on from the last finished round.
+    Started again after an interruption, the same command goes on from the state saved last.
     A finished run is left as it is.
     """
     cli.require("generate", "train,report", *NEEDED)

@@ -44,6 +44,8 @@ class Training(Part):
         batch_size: images per optimiser step, over all workers together.
         milestones: steps (``8ep``, ``2000it``) at which the learning rate is multiplied by ``gamma``.
         warmup: the step up to which it rises linearly from zero; ``0it`` for none.
+        save_every: how often a round's state is saved, for a run that is stopped to go on from.
+            Changes no result, so it may differ when a run is gone on with.
     """
 
     epochs: Count
@@ -54,6 +56,7 @@ class Training(Part):
     milestones: tuple[str, ...] = ()
     gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
     warmup: str = "0it"
+    save_every: str = "1ep"
 
     @field_validator("milestones")
     @classmethod
@@ -65,10 +68,17 @@ class Training(Part):
                 raise ValueError(f"{later} does not come after {earlier}: milestones should rise")
         return texts
 
-    @field_validator("warmup")
+    @field_validator("warmup", "save_every")
     @classmethod
-    def _warmup_is_a_step(cls, text: str) -> str:
+    def _is_a_step(cls, text: str) -> str:
         Step.parse(text, 1)
+        return text
+
+    @field_validator("save_every")
+    @classmethod
+    def _is_a_period(cls, text: str) -> str:
+        if Step.parse(text, 1) == Step(0):
+            raise ValueError(f"{text} is no period: it should be 1it or more")
         return text
 
 
@@ -212,16 +222,22 @@ class Recipe(Part):
         return [f"{p}: {a} → {b}" for p, a, b in differences(old, new)]
 
 
-def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a resolved recipe decides the results: everything but where its files lie.
+_CHANGES_NO_RESULT = frozenset({"training.save_every"})
+
+
+def identity(resolved: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """What of a resolved recipe decides the results: not where its files lie, nor how often it saves.
 
     A file counts by the sha256 of its content, so that one that was moved is the same recipe, and
     one that was changed another.
+
+    Args:
+        path: where ``resolved`` is in the recipe, with a dot at its end.
     """
     return {
-        key: identity(value) if isinstance(value, Mapping) else value
+        key: identity(value, f"{path}{key}.") if isinstance(value, Mapping) else value
         for key, value in resolved.items()
-        if not (key == "path" and "sha256" in resolved)
+        if f"{path}{key}" not in _CHANGES_NO_RESULT and not (key == "path" and "sha256" in resolved)
     }
 
 

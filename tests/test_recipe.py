@@ -185,6 +185,12 @@ def test_a_relative_path_starts_at_the_working_directory(
     assert weights.path == str(tmp_path / "a.pt")
 
 
+def test_how_often_a_run_saves_is_no_part_of_what_it_computes(path: Path) -> None:
+    often, rarely = (Recipe.load(path, [f"training.save_every={period}"]) for period in ("9it", "4ep"))
+    assert often.digest() == rarely.digest()
+    assert often.difference(rarely) == []
+
+
 WRONG = {
     # Keys.
     "training.epoch=3": "training.epoch: unknown key; did you mean epochs?",
@@ -243,6 +249,8 @@ WRONG = {
     "training.milestones=[2ep, 1ep]": "training.milestones: 1ep does not come after 2ep",
     "training.milestones=[soon]": "training.milestones: 'soon' is not a step: write iterations as '2000it'",
     "training.milestones=[4ep]": "training.milestones.0: 4ep is not before the end of a round, 3ep",
+    "training.save_every=often": "training.save_every: 'often' is not a step",
+    "training.save_every=0ep": "training.save_every: 0ep is no period: it should be 1it or more",
     "training.warmup=4ep": "training.warmup: 4ep is not before the end of a round, 3ep",
     "training.epochs=1": "training.milestones.0: 1ep is not before the end of a round, 1ep",
     "pruning.rewind_to=4ep": "pruning.rewind_to: 4ep is not before the end of a round, 3ep",

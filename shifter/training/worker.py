@@ -22,7 +22,7 @@ from shifter.data import load
 from shifter.errors import ShifterError, TrainingError
 from shifter.recipe import Recipe
 from shifter.run import Run
-from shifter.training.archive import Archive
+from shifter.training.archive import Archive, forget_unfinished
 from shifter.training.imp import OnEvent, check, iterative_magnitude_pruning
 
 _POLL_SECONDS = 0.2
@@ -43,14 +43,13 @@ def train(recipe: Recipe, store_uri: str, run_name: str, on_event: OnEvent) -> N
         TrainingError: if training diverged, or a worker was lost.
     """
     run = Run.attach(store_uri, run_name)
-    finished = run.finished_rounds()
-    if finished < recipe.rounds:
+    if run.finished_rounds() < recipe.rounds:
         check(recipe, load(recipe.data, recipe.seed))
-        _fit(recipe, run, finished, on_event)
-    Archive(run, finished).forget_rewind_point()
+        _fit(recipe, run, on_event)
+    forget_unfinished(run)
 
 
-def _fit(recipe: Recipe, run: Run, finished: int, on_event: OnEvent) -> None:
+def _fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
     # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
     # A queue, because ray.train.report is a barrier for all workers and as slow as that period.
@@ -64,7 +63,6 @@ def _fit(recipe: Recipe, run: Run, finished: int, on_event: OnEvent) -> None:
                     "recipe": recipe.resolved(),
                     "store": run.store.uri,
                     "run": run.name,
-                    "finished": finished,
                     "events": events,
                 },
                 torch_config=TorchConfig(backend="gloo"),
@@ -122,7 +120,7 @@ def _work(config: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(config["recipe"])
     events: Queue = config["events"]
     try:
-        archive = Archive(Run.attach(config["store"], config["run"]), config["finished"])
+        archive = Archive(Run.attach(config["store"], config["run"]), recipe.digest())
         iterative_magnitude_pruning(recipe, load(recipe.data, recipe.seed), archive, events.put)
     except ShifterError as error:
         events.put(error)  # Ray Train would pass on its text only

@@ -16,7 +16,7 @@ from shifter.sparse import SparseCheckpoint
 from shifter.store import Store
 from shifter.training import imp
 from shifter.training.archive import Archive
-from shifter.training.loop import state_of
+from shifter.training.network_state import state_of
 from shifter.training.ranking import rank_by_magnitude
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio
@@ -34,7 +34,7 @@ def run_imp(recipe, dataset, store):
     original = imp.train_round
     imp.train_round = train_round
     try:
-        archive = Archive(run, run.finished_rounds())
+        archive = Archive(run, recipe.digest())
         imp.iterative_magnitude_pruning(recipe, dataset, archive, events.append)
     finally:
         imp.train_round = original

@@ -7,7 +7,8 @@ import torch
 from shifter.data import Images
 from shifter.errors import TrainingError
 from shifter.models import build, initialise, prunable_names
-from shifter.training.loop import Round, evaluate, load_state, state_of, train_round
+from shifter.training.loop import Observer, Round, evaluate, train_round
+from shifter.training.network_state import load_state, state_of
 from shifter.training.ranking import dense_mask, rank_by_magnitude
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
@@ -31,7 +32,7 @@ def schedule(recipe, dataset):
 
 @pytest.fixture
 def train(recipe, dataset, schedule):
-    def train(network, round, on_rewind_point=None, **changes):
+    def train(network, round, on_rewind_point=lambda point: None, **changes):
         epochs = []
         trained = train_round(
             network,
@@ -40,8 +41,7 @@ def train(recipe, dataset, schedule):
             recipe.training.model_copy(update=changes),
             schedule,
             recipe.seed,
-            on_epoch=epochs.append,
-            on_rewind_point=on_rewind_point,
+            Observer(epochs.append, on_rewind_point),
         )
         return trained, epochs
 
