@@ -180,7 +180,7 @@ def _report(
 def summary(run: Run) -> dict[str, Any]:
     """A finished run as plain data: its portfolio and every variant, kept or discarded."""
     recipe = run.recipe
-    profiles = _profiles(run, recipe)
+    profiles = _profiles(run)
     kept, discarded = _select(profiles, recipe)
     reasons = {d.name: {"beaten_by": d.beaten_by, "reason": d.reason} for d in discarded}
     digest = _named_portfolios(run)["current"]
@@ -198,10 +198,10 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _profiles(run: Run, recipe: Recipe) -> dict[str, Profile]:
+def _profiles(run: Run) -> dict[str, Profile]:
     from shifter.values import CompressionRatio, Profile
 
-    names = [str(CompressionRatio(ratio)) for ratio in recipe.ratio_of_round]
+    names = [str(CompressionRatio(ratio)) for ratio in run.recipe.ratio_of_round[: run.rounds()]]
     read = run.store.read
     return {n: Profile.from_json(json.loads(read(run.variant_key(n, "profile.json")))) for n in names}
 

@@ -11,9 +11,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from shifter.configuration import Count, Float, Int, Part, apply_override, explain, read_mapping
 from shifter.data_spec import DataSpec
@@ -32,7 +39,8 @@ __all__ = [
     "identity",
 ]
 
-Ratio = Annotated[Float, Field(gt=1, lt=1e9)]
+MAX_RATIO = 1e9
+Ratio = Annotated[Float, Field(gt=1, lt=MAX_RATIO)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -83,23 +91,36 @@ class Training(Part):
 
 
 class Pruning(Part):
-    """Iterative magnitude pruning: one round per ratio, after the dense round 0.
+    """Iterative magnitude pruning: rounds of training and pruning after the dense round 0.
+
+    How far each prunes is said by ``ratios``, or by ``fraction`` and ``rounds``.
 
     Args:
         ratios: compression ratios C, rising, each above 1: of every C prunable weights C - 1 are zero.
-        rewind_to: the step of round 0 whose weights every later round starts from; ``0it`` is the
-            initialisation.
-        exclude: names of tensors that are never pruned, e.g. ``classifier.weight``.
+        fraction: share of the weights left that each round prunes; ratios to six digits follow.
+        rounds: how often it does.
+        rewind_to: the step of round 0 that every later round goes back to; ``0it`` is the beginning.
+        rewind: what goes back. ``weights``: they and the learning rate's schedule (Frankle et al.
+            2020). ``learning-rate``: the schedule only, so that a round goes on with the weights
+            that the one before has trained (Renda et al. 2020).
+        exclude: names of tensors that are never pruned, e.g. ``classifier.weight``; ``last-linear``
+            is the weight of the last linear layer, whatever its name.
+        accuracy_floor: validation accuracy, 0 to 1. The first round below it is the last that is
+            trained; its checkpoint stays, but it does not become a variant.
     """
 
-    ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)] | None = None
+    fraction: Annotated[Float, Field(ge=0.001, le=0.999)] | None = None
+    rounds: Annotated[Int, Field(ge=1, le=1000)] | None = None
     rewind_to: str = "0it"
+    rewind: Literal["weights", "learning-rate"] = "weights"
     exclude: tuple[str, ...] = ()
+    accuracy_floor: Annotated[Float, Field(gt=0, lt=1)] | None = None
 
     @field_validator("ratios")
     @classmethod
-    def _ratios_rise(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        for lower, higher in pairwise(ratios):
+    def _ratios_rise(cls, ratios: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        for lower, higher in pairwise(ratios or ()):
             if lower >= higher or str(CompressionRatio(lower)) == str(CompressionRatio(higher)):
                 raise ValueError(
                     f"{higher:g} does not come after {lower:g}: every ratio should exceed the last"
@@ -111,6 +132,34 @@ class Pruning(Part):
     def _rewind_is_a_step(cls, text: str) -> str:
         Step.parse(text, 1)
         return text
+
+    @model_validator(mode="after")
+    def _one_way_to_say_how_far(self) -> Pruning:
+        given = [name for name in ("ratios", "fraction", "rounds") if getattr(self, name) is not None]
+        if given not in (["ratios"], ["fraction", "rounds"]):
+            raise ValueError(f"{' and '.join(given) or 'nothing'}: give ratios, or fraction and rounds")
+        last = self.ratio_of_round[-1]
+        if not last < MAX_RATIO:
+            raise ValueError(
+                f"fraction {self.fraction:g} in {self.rounds} rounds prunes to {last:.3g}x: "
+                f"it should stay below {MAX_RATIO:g}x"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+    @property
+    def ratio_of_round(self) -> tuple[float, ...]:
+        """Compression ratio of every round, beginning with 1 for the dense one."""
+        if self.ratios is not None:
+            return (1.0, *self.ratios)
+        assert self.fraction is not None
+        assert self.rounds is not None
+        # Six digits, because the ratio names the variant.
+        falling = (1 / (1 - self.fraction) ** round for round in range(1, self.rounds + 1))
+        return (1.0, *(float(f"{ratio:.6g}") for ratio in falling))
 
 
 class Reduction(Part):
@@ -192,13 +241,13 @@ class Recipe(Part):
 
     @property
     def rounds(self) -> int:
-        """Rounds of training: the dense one and one per ratio."""
-        return 1 + len(self.pruning.ratios)
+        """Rounds of training, the dense one included; an accuracy floor may end them early."""
+        return len(self.ratio_of_round)
 
     @property
     def ratio_of_round(self) -> tuple[float, ...]:
         """Compression ratio of every round, beginning with 1 for the dense one."""
-        return (1.0, *self.pruning.ratios)
+        return self.pruning.ratio_of_round
 
     def resolved(self) -> dict[str, Any]:
         """As plain JSON types, every default filled in."""

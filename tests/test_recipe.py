@@ -185,6 +185,20 @@ def test_a_relative_path_starts_at_the_working_directory(
     assert weights.path == str(tmp_path / "a.pt")
 
 
+def test_a_fraction_a_round_gives_ratios_and_the_resolved_recipe_shows_which(path: Path) -> None:
+    recipe = Recipe.load(path, ["pruning={fraction: 0.2, rounds: 10, exclude: [last-linear]}"])
+    assert recipe.rounds == 11
+    assert recipe.ratio_of_round[:4] == (1.0, 1.25, 1.5625, 1.95312)
+    assert recipe.ratio_of_round[-1] == pytest.approx(1 / 0.8**10, rel=1e-5)
+    shown = recipe.resolved()["pruning"]
+    assert (shown["fraction"], shown["rounds"]) == (0.2, 10)
+    assert "ratios" not in shown
+    assert Recipe.model_validate(recipe.resolved()) == recipe
+    halving = Recipe.load(path, ["pruning={fraction: 0.5, rounds: 8}"])
+    assert halving.ratio_of_round == tuple(2.0**round for round in range(9))
+    assert "fraction" not in Recipe.load(path).resolved()["pruning"]
+
+
 def test_how_often_a_run_saves_is_no_part_of_what_it_computes(path: Path) -> None:
     often, rarely = (Recipe.load(path, [f"training.save_every={period}"]) for period in ("9it", "4ep"))
     assert often.digest() == rarely.digest()
@@ -245,6 +259,13 @@ WRONG = {
     "model.weights={path: a.pt, sha256: abc}": "model.weights: {'path': 'a.pt', 'sha256': 'abc'} should be",
     # Across fields.
     "data.validation=0.8": "data: validation 0.8 and test 0.2 leave nothing to train on",
+    "pruning.fraction=0.2": "pruning: ratios and fraction: give ratios, or fraction and rounds",
+    "pruning={rewind_to: 0it}": "pruning: nothing: give ratios, or fraction and rounds",
+    "pruning={rounds: 3}": "pruning: rounds: give ratios, or fraction and rounds",
+    "pruning={fraction: 0.5, rounds: 40}": "prunes to 1.1e+12x: it should stay below 1e+09x",
+    "pruning={fraction: 1.0, rounds: 4}": "pruning.fraction: 1.0 should be less than or equal to 0.999",
+    "pruning.rewind=weight": "pruning.rewind: 'weight' is unknown; known are weights, learning-rate",
+    "pruning.accuracy_floor=90": "pruning.accuracy_floor: 90 should be less than 1",
     "pruning.ratios=[4, 2]": "pruning.ratios: 2 does not come after 4",
     "training.milestones=[2ep, 1ep]": "training.milestones: 1ep does not come after 2ep",
     "training.milestones=[soon]": "training.milestones: 'soon' is not a step: write iterations as '2000it'",

@@ -155,8 +155,12 @@ class Archive:
             assert index < self.finished, f"round {index} is neither in memory nor finished"
             with self._run.store.open_file(self._run.checkpoint_key(index)) as file:
                 checkpoint = SparseCheckpoint.open(file)
-                return checkpoint.tensors(), checkpoint.mask()
-        return self._last[1], self._last[2]
+                self._last = index, checkpoint.tensors(), checkpoint.mask()
+        return self._last[1:]
+
+    def validation_accuracy(self, index: int) -> float:
+        """Of a round that was finished at the beginning. Raises CheckpointError likewise."""
+        return self._run.checkpoint_meta(index).validation_accuracy
 
 
 def forget_unfinished(run: Run) -> None:

@@ -1,6 +1,7 @@
-"""Iterative magnitude pruning (IMP) with weight rewinding: phase 1, DNNShifter §III-C.
+"""Iterative magnitude pruning (IMP) with rewinding: phase 1, DNNShifter §III-C.
 
-After Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis* (2020).
+After Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis* (2020); with
+learning-rate rewinding after Renda et al., *Comparing Rewinding and Fine-tuning* (2020).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any
 from torch import nn
 
 from shifter.data import Dataset
-from shifter.models import create, export_architecture, prunable_names
+from shifter.models import create, export_architecture
 from shifter.recipe import Recipe
 from shifter.training import world
 from shifter.training.archive import Archive
 from shifter.training.loop import Epoch, Observer, Round, Trained, fits, train_round
 from shifter.training.network_state import state_of
 from shifter.training.progress import Progress
-from shifter.training.ranking import dense_mask, rank_by_magnitude, without_excluded
+from shifter.training.ranking import dense_mask, rank_by_magnitude, tensors_to_prune
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
 
@@ -32,6 +33,8 @@ def iterative_magnitude_pruning(
 ) -> None:
     """Trains the dense network and one sparse network per compression ratio, rounds 0, 1, 2, …
 
+    Ends early after a round that is below ``pruning.accuracy_floor``: :meth:`Run.rounds` leaves it out.
+
     Called on every worker alike, or in one process without any. Rounds that ``archive`` already has
     are not trained again, and one that was stopped goes on from the state it has of it; what follows
     is then bit for bit what it would have been, since a round depends on the previous one's weights,
@@ -40,7 +43,8 @@ def iterative_magnitude_pruning(
     Args:
         on_event: receives, on worker 0, ``{"event": "epoch", …}`` at the end of each epoch,
             ``{"event": "round", …}`` when a round's checkpoint is written (from another thread), and
-            ``{"event": "note", "round", "text"}`` where a stopped round goes on, or cannot.
+            ``{"event": "note", "round", "text"}`` where a stopped round goes on, or cannot, and where
+            accuracy fell below its floor.
 
     Raises:
         RecipeError: if the recipe does not fit the data or the network.
@@ -49,19 +53,19 @@ def iterative_magnitude_pruning(
     """
     network = _network(recipe, dataset)
     schedule = Schedule.of(recipe, len(dataset.train))
-    prunable = without_excluded(prunable_names(network), recipe.pruning.exclude)
+    tensors_to_prune(network, recipe.pruning.exclude)
     if archive.finished == 0 and world.rank() == 0:
         archive.write_architecture(export_architecture(network, dataset.input_spec))
 
+    floor = recipe.pruning.accuracy_floor or 0.0
+    index = archive.finished - 1  # the last round that there is
+    accuracy = archive.validation_accuracy(index) if index >= 0 else 1.0
+    rewinds_weights = recipe.pruning.rewind == "weights"
+    keep_rewind_point = archive.keep_rewind_point if rewinds_weights else None
     with archive:
-        for index in range(archive.finished, recipe.rounds):
-            ratio = CompressionRatio(recipe.ratio_of_round[index])
-            if index == 0:
-                start = state_of(network)
-                round = Round(index, ratio, dense_mask(start, prunable), start, Step(0))
-            else:
-                mask = rank_by_magnitude(*archive.round(index - 1), ratio)
-                round = Round(index, ratio, mask, archive.rewind_point(), schedule.rewind)
+        while accuracy >= floor and index + 1 < recipe.rounds:
+            index += 1
+            round = _round(recipe, archive, index, network, schedule)
             tell = _Teller(recipe, round, on_event)
             progress, problem = archive.progress(index) if index == archive.finished else (None, None)
             if progress is not None and not fits(progress, network, round, schedule):
@@ -74,10 +78,28 @@ def iterative_magnitude_pruning(
                 recipe.training,
                 schedule,
                 recipe.seed,
-                Observer(tell.epoch, archive.keep_rewind_point, archive.keep_progress),
+                Observer(tell.epoch, archive.keep_progress, keep_rewind_point),
                 progress,
             )
             archive.keep_round(round, trained, schedule.end, partial(tell.round, trained))
+            accuracy = trained.validation_accuracy
+    if accuracy < floor and world.rank() == 0:
+        text = (
+            f"round {index} ({CompressionRatio(recipe.ratio_of_round[index])}) has a validation accuracy "
+            f"of {accuracy:.2%}, below the floor of {floor:.2%}: training ends here"
+        )
+        on_event({"event": "note", "round": index, "text": text})
+
+
+def _round(recipe: Recipe, archive: Archive, index: int, network: nn.Module, schedule: Schedule) -> Round:
+    ratio = CompressionRatio(recipe.ratio_of_round[index])
+    if index == 0:
+        start = state_of(network)
+        mask = dense_mask(start, tensors_to_prune(network, recipe.pruning.exclude))
+        return Round(index, ratio, mask, start, Step(0))
+    trained, mask = archive.round(index - 1)
+    rewound = archive.rewind_point() if recipe.pruning.rewind == "weights" else trained
+    return Round(index, ratio, rank_by_magnitude(trained, mask, ratio), rewound, schedule.rewind)
 
 
 def check(recipe: Recipe, dataset: Dataset) -> Schedule:
@@ -86,7 +108,7 @@ def check(recipe: Recipe, dataset: Dataset) -> Schedule:
     Raises:
         RecipeError: as :func:`iterative_magnitude_pruning` would.
     """
-    without_excluded(prunable_names(_network(recipe, dataset)), recipe.pruning.exclude)
+    tensors_to_prune(_network(recipe, dataset), recipe.pruning.exclude)
     return Schedule.of(recipe, len(dataset.train))
 
 

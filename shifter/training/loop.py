@@ -68,17 +68,17 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Observer:
-    """Whom a round tells of itself. Each is called on every worker, but for ``progress``.
+    """Whom a round tells of itself.
 
     Args:
-        epoch: at the end of each epoch.
-        rewind_point: with the state at ``schedule.rewind``.
-        progress: on worker 0, with the state in the middle of the round, at each ``save_every``.
+        epoch: called at the end of each epoch, on every worker.
+        progress: called at each ``save_every``, on worker 0, with the state in the middle of the round.
+        rewind_point: called in round 0, on every worker, with the state at ``schedule.rewind``.
     """
 
     epoch: Callable[[Epoch], None]
-    rewind_point: Callable[[Tensors], None] = lambda _: None
-    progress: Callable[[Progress], None] = lambda _: None
+    progress: Callable[[Progress], None] | None = None
+    rewind_point: Callable[[Tensors], None] | None = None
 
 
 def train_round(
@@ -161,7 +161,7 @@ class _Training:
         validation = _images(self._dataset, self._dataset.validation)
         accuracy, began = 0.0, time.perf_counter()
         for iteration in range(first.iteration, schedule.end.iteration):
-            if round.index == 0 and iteration == schedule.rewind.iteration:
+            if observer.rewind_point and round.index == 0 and iteration == schedule.rewind.iteration:
                 world.average_statistics(network)
                 observer.rewind_point(state_of(network))
             self._step(iteration)
@@ -172,8 +172,9 @@ class _Training:
                 accuracy = evaluate(network, validation)  # the last one is the round's
                 observer.epoch(Epoch(epoch, loss, accuracy, time.perf_counter() - began))
                 began = time.perf_counter()
-            if (iteration + 1) % schedule.save_every == 0 and iteration + 1 < schedule.end.iteration:
-                self._save(Step(iteration + 1), observer)
+            due = (iteration + 1) % schedule.save_every == 0 and iteration + 1 < schedule.end.iteration
+            if observer.progress and due:
+                self._save(Step(iteration + 1), observer.progress)
         world.require_same(self._parameters.digest(), "weights")
         tensors = state_of(network)
         _require_pruned(tensors, round.mask)
@@ -239,7 +240,7 @@ class _Training:
             )
         return loss
 
-    def _save(self, step: Step, observer: Observer) -> None:
+    def _save(self, step: Step, keep: Callable[[Progress], None]) -> None:
         own = Own(
             buffers={name: array(buffer) for name, buffer in self._network.named_buffers()},
             random={"cpu": torch.get_rng_state().numpy()},
@@ -251,7 +252,7 @@ class _Training:
             state = self._optimiser.state[self._parameters.weights]
             if state.get("momentum_buffer") is not None:
                 momentum = self._parameters.named(state["momentum_buffer"])
-            observer.progress(
+            keep(
                 Progress(
                     round=self._round.index,
                     step=step,

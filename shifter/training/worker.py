@@ -43,9 +43,10 @@ def train(recipe: Recipe, store_uri: str, run_name: str, on_event: OnEvent) -> N
         TrainingError: if training diverged, or a worker was lost.
     """
     run = Run.attach(store_uri, run_name)
-    if run.finished_rounds() < recipe.rounds:
+    if run.finished_rounds() < run.rounds():
         check(recipe, load(recipe.data, recipe.seed))
         _fit(recipe, run, on_event)
+    run.note_early_end()
     forget_unfinished(run)
 
 

@@ -32,7 +32,7 @@ def schedule(recipe, dataset):
 
 @pytest.fixture
 def train(recipe, dataset, schedule):
-    def train(network, round, on_rewind_point=lambda point: None, **changes):
+    def train(network, round, on_rewind_point=None, **changes):
         epochs = []
         trained = train_round(
             network,
@@ -41,7 +41,7 @@ def train(recipe, dataset, schedule):
             recipe.training.model_copy(update=changes),
             schedule,
             recipe.seed,
-            Observer(epochs.append, on_rewind_point),
+            Observer(epochs.append, rewind_point=on_rewind_point),
         )
         return trained, epochs
 
