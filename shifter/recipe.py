@@ -52,6 +52,8 @@ class Training(Part):
         batch_size: images per optimiser step, over all workers together.
         milestones: steps (``8ep``, ``2000it``) at which the learning rate is multiplied by ``gamma``.
         warmup: the step up to which it rises linearly from zero; ``0it`` for none.
+        precision: of what the layers compute; ``bfloat16`` leaves the weights float32 (autocast).
+        channels_last: how images and filters lie in memory; the faster way on most machines.
         save_every: how often a round's state is saved, for a run that is stopped to go on from.
             Changes no result, so it may differ when a run is gone on with.
     """
@@ -64,6 +66,8 @@ class Training(Part):
     milestones: tuple[str, ...] = ()
     gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
     warmup: str = "0it"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: Annotated[bool, Field(strict=True)] = True
     save_every: str = "1ep"
 
     @field_validator("milestones")

@@ -192,6 +192,10 @@ class Run:
             )
         return finished - 1
 
+    def note_attempt(self, **facts: Any) -> None:
+        """Records that training began or went on: with how many workers, from where."""
+        self._write(attempts=[*self.record.get("attempts", []), {"at": _now(), **facts}])
+
     def note_early_end(self) -> None:
         """Records which round fell below the accuracy floor, if one did."""
         rounds = self.rounds()

@@ -9,7 +9,7 @@ from types import TracebackType
 import safetensors
 import safetensors.numpy
 
-from shifter.errors import CheckpointError, RunError, StoreError
+from shifter.errors import CheckpointError, RunError, StoppedError, StoreError
 from shifter.run import Run
 from shifter.sparse import CheckpointMeta, SparseCheckpoint, encode
 from shifter.training import world
@@ -50,7 +50,9 @@ class Archive:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.__exit__(kind, error, trace)
+        # Who was asked to stop has something to save.
+        stopped = isinstance(error, StoppedError)
+        self._writer.__exit__(*(None, None, None) if stopped else (kind, error, trace))
 
     def write_architecture(self, graph: bytes) -> None:
         """Once per run: one that was stopped in its first round has it already."""

@@ -42,10 +42,12 @@ class FlatParameters:
             end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
         device = next(iter(named.values())).device
         self.weights = nn.Parameter(torch.zeros(end, device=device))
-        self._gradients = torch.zeros(end, device=device)
-        self.weights.grad = self._gradients
+        # A place before the gradients takes what else the workers tell each other at a step.
+        self._told = torch.zeros(_ALIGNMENT + end, device=device)
+        gradients = self._told[_ALIGNMENT:]
+        self.weights.grad = gradients
         for (name, view), (_, gradient) in zip(
-            self.named(self.weights.data).items(), self.named(self._gradients).items(), strict=True
+            self.named(self.weights.data).items(), self.named(gradients).items(), strict=True
         ):
             parameter = named[name]
             view.copy_(parameter.data)
@@ -79,11 +81,14 @@ class FlatParameters:
         return tensor
 
     def zero_gradients(self) -> None:
-        self._gradients.zero_()
+        self._told.zero_()
 
-    def add_up_gradients(self) -> None:
-        """Sums the gradients over all workers."""
-        world.add_up(self._gradients)
+    def add_up_gradients(self, asked: bool = False) -> Tensor:
+        """Sums the gradients over all workers; the number of those that ``asked``, on the device."""
+        if asked:
+            self._told[0] = 1
+        world.add_up(self._told)
+        return self._told[0]
 
     @torch.no_grad()
     def prune(self) -> None:

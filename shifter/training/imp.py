@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from shifter.data import Dataset
@@ -17,7 +18,7 @@ from shifter.models import create, export_architecture
 from shifter.recipe import Recipe
 from shifter.training import world
 from shifter.training.archive import Archive
-from shifter.training.loop import Epoch, Observer, Round, Trained, fits, train_round
+from shifter.training.loop import CPU, Epoch, Observer, Round, Trained, fits, train_round
 from shifter.training.network_state import state_of
 from shifter.training.progress import Progress
 from shifter.training.ranking import dense_mask, rank_by_magnitude, tensors_to_prune
@@ -29,7 +30,13 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 
 def iterative_magnitude_pruning(
-    recipe: Recipe, dataset: Dataset, archive: Archive, on_event: OnEvent
+    recipe: Recipe,
+    dataset: Dataset,
+    archive: Archive,
+    on_event: OnEvent,
+    *,
+    device: torch.device = CPU,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains the dense network and one sparse network per compression ratio, rounds 0, 1, 2, …
 
@@ -41,13 +48,18 @@ def iterative_magnitude_pruning(
     the rewind point, the seed and its number only.
 
     Args:
-        on_event: receives, on worker 0, ``{"event": "epoch", …}`` at the end of each epoch,
+        on_event: receives, on worker 0, ``{"event": "attempt", …}`` when training begins or goes on
+            (``course.recording`` keeps that), ``{"event": "epoch", …}`` at the end of each epoch,
             ``{"event": "round", …}`` when a round's checkpoint is written (from another thread), and
             ``{"event": "note", "round", "text"}`` where a stopped round goes on, or cannot, and where
             accuracy fell below its floor.
 
+        device: this worker's.
+        asked_to_stop: called at every step; where it says so, all workers save their state and stop.
+
     Raises:
         RecipeError: if the recipe does not fit the data or the network.
+        StoppedError: if a worker was asked to stop.
         TrainingError: if training diverges.
         StoreError: if what is trained cannot be written.
     """
@@ -70,6 +82,8 @@ def iterative_magnitude_pruning(
             progress, problem = archive.progress(index) if index == archive.finished else (None, None)
             if progress is not None and not fits(progress, network, round, schedule):
                 progress, problem = None, "the mid-round state is of another network"
+            if index == archive.finished:
+                tell.attempt(device, progress)
             tell.beginning(progress, problem)
             trained = train_round(
                 _network(recipe, dataset),
@@ -78,8 +92,9 @@ def iterative_magnitude_pruning(
                 recipe.training,
                 schedule,
                 recipe.seed,
-                Observer(tell.epoch, archive.keep_progress, keep_rewind_point),
+                Observer(tell.epoch, archive.keep_progress, keep_rewind_point, asked_to_stop),
                 progress,
+                device,
             )
             archive.keep_round(round, trained, schedule.end, partial(tell.round, trained))
             accuracy = trained.validation_accuracy
@@ -125,6 +140,18 @@ class _Teller:
         self._round = round
         self._on_event = on_event if world.rank() == 0 else lambda _: None
 
+    def attempt(self, device: torch.device, progress: Progress | None) -> None:
+        step = self._round.first if progress is None else progress.step
+        self._on_event(
+            {
+                "event": "attempt",
+                "workers": world.size(),
+                "device": device.type,
+                "round": self._round.index,
+                "iteration": step.iteration,
+            }
+        )
+
     def beginning(self, progress: Progress | None, problem: str | None) -> None:
         index = self._round.index
         if problem is not None:
@@ -153,6 +180,7 @@ class _Teller:
                 "epochs": self._recipe.training.epochs,
                 "loss": epoch.loss,
                 "validation_accuracy": epoch.validation_accuracy,
+                "images": epoch.images,
                 "seconds": epoch.seconds,
             }
         )

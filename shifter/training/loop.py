@@ -14,11 +14,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from shifter.data import Dataset, Draw, Images, Split
-from shifter.errors import TrainingError
+from shifter.errors import StoppedError, TrainingError
 from shifter.recipe import Training
 from shifter.training import world
 from shifter.training.flat import FlatParameters
@@ -27,6 +28,7 @@ from shifter.training.progress import Own, Progress
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Mask, Step, Tensors
 
+CPU = torch.device("cpu")
 _EVALUATION_BATCH = 512
 
 
@@ -58,27 +60,36 @@ class Trained:
 
 @dataclass(frozen=True)
 class Epoch:
-    """How training goes: ``number`` counts from 1, ``loss`` is the mean of the epoch's iterations."""
+    """How training goes.
+
+    Args:
+        number: counts from 1.
+        loss: the mean of the epoch's iterations.
+        images: trained on in ``seconds``, by all workers together; fewer in an epoch gone on with.
+    """
 
     number: int
     loss: float
     validation_accuracy: float
+    images: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Whom a round tells of itself.
+    """Whom a round tells of itself, and asks.
 
     Args:
         epoch: called at the end of each epoch, on every worker.
         progress: called at each ``save_every``, on worker 0, with the state in the middle of the round.
         rewind_point: called in round 0, on every worker, with the state at ``schedule.rewind``.
+        asked_to_stop: called at every step, on every worker; one that says so stops them all.
     """
 
     epoch: Callable[[Epoch], None]
     progress: Callable[[Progress], None] | None = None
     rewind_point: Callable[[Tensors], None] | None = None
+    asked_to_stop: Callable[[], bool] = lambda: False
 
 
 def train_round(
@@ -90,6 +101,7 @@ def train_round(
     seed: int,
     observer: Observer,
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Trained:
     """Trains ``network`` from ``round.start`` with a fresh optimiser. Called on every worker alike.
 
@@ -101,15 +113,20 @@ def train_round(
         network: overwritten.
         progress: where the round was stopped, to go on from there. If that was with another number
             of workers, all go on with worker 0's statistics, and draw anew.
+        device: this worker's.
 
     Raises:
+        StoppedError: if a worker was asked to stop, after ``observer.progress`` was called.
         TrainingError: if the loss is no longer finite, or workers hold different masks or weights.
     """
     # Weights that decay towards zero become denormal, and denormals cost up to 50 times the time.
     torch.set_flush_denormal(True)
     world.require_same(round.mask.digest(), "masks")
-    with torch.random.fork_rng(devices=[]):
-        return _Training(network, dataset, round, training, schedule, seed).run(observer, progress)
+    on_cuda = device.type == "cuda"
+    torch.backends.cudnn.benchmark = on_cuda  # batches are all of one size
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        under_way = _Training(network, dataset, round, training, schedule, seed, device)
+        return under_way.run(observer, progress)
 
 
 def fits(progress: Progress, network: nn.Module, round: Round, schedule: Schedule) -> bool:
@@ -135,14 +152,18 @@ class _Training:
         training: Training,
         schedule: Schedule,
         seed: int,
+        device: torch.device,
     ) -> None:
         self._dataset = dataset
+        self._device = device
         self._round = round
         self._schedule = schedule
         self._seed = seed
         self._batch_size = training.batch_size
-        self._train = _images(dataset, dataset.train)
-        self._network = network.to(memory_format=torch.channels_last)
+        self._bfloat16 = training.precision == "bfloat16"
+        self._train = self._images(dataset.train)
+        layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        self._network = network.to(device).to(memory_format=layout)
         load_state(network, round.start)
         self._parameters = FlatParameters(network, round.mask)
         self._optimiser = torch.optim.SGD(
@@ -152,33 +173,42 @@ class _Training:
             weight_decay=training.weight_decay,
             fused=True,  # one pass over memory instead of four
         )
-        self._loss = torch.zeros((), dtype=torch.float64)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
 
     def run(self, observer: Observer, progress: Progress | None) -> Trained:
         schedule, round, network = self._schedule, self._round, self._network
         first = self._begin(progress)
         world.require_same(self._parameters.digest(), "weights")
-        validation = _images(self._dataset, self._dataset.validation)
-        accuracy, began = 0.0, time.perf_counter()
+        validation = self._images(self._dataset.validation)
+        accuracy, began, begun = 0.0, time.perf_counter(), first.iteration
         for iteration in range(first.iteration, schedule.end.iteration):
             if observer.rewind_point and round.index == 0 and iteration == schedule.rewind.iteration:
                 world.average_statistics(network)
                 observer.rewind_point(state_of(network))
-            self._step(iteration)
-            epoch, rest = divmod(iteration + 1, schedule.iterations_per_epoch)
+            stopping = self._step(iteration, observer.asked_to_stop())
+            done = iteration + 1
+            epoch, rest = divmod(done, schedule.iterations_per_epoch)
             if rest == 0:
                 world.average_statistics(network)
                 loss = self._mean_loss(epoch)
                 accuracy = evaluate(network, validation)  # the last one is the round's
-                observer.epoch(Epoch(epoch, loss, accuracy, time.perf_counter() - began))
-                began = time.perf_counter()
-            due = (iteration + 1) % schedule.save_every == 0 and iteration + 1 < schedule.end.iteration
-            if observer.progress and due:
-                self._save(Step(iteration + 1), observer.progress)
+                images, now = (done - begun) * self._batch_size, time.perf_counter()
+                observer.epoch(Epoch(epoch, loss, accuracy, images, now - began))
+                began, begun = now, done
+            if done == schedule.end.iteration:
+                break
+            if observer.progress and (stopping or done % schedule.save_every == 0):
+                self._save(Step(done), observer.progress)
+            if stopping:
+                raise StoppedError(f"training was stopped in round {round.index} at step {done}")
         world.require_same(self._parameters.digest(), "weights")
         tensors = state_of(network)
         _require_pruned(tensors, round.mask)
-        return Trained(tensors, accuracy, evaluate(network, _images(self._dataset, self._dataset.test)))
+        return Trained(tensors, accuracy, evaluate(network, self._images(self._dataset.test)))
+
+    def _images(self, split: Split) -> Images:
+        dataset = self._dataset
+        return Images.of(split, dataset.input_spec, device=self._device, memory_limit=dataset.memory_limit)
 
     def _begin(self, progress: Progress | None) -> Step:
         """Where to go on: at the round's first step, or with the state of ``progress``."""
@@ -194,12 +224,16 @@ class _Training:
             state["momentum_buffer"] = self._parameters.filled(momentum)
         if len(progress.workers) == world.size():
             own = progress.workers[world.rank()]
-            torch.set_rng_state(torch.from_numpy(own.random["cpu"]))
             self._loss += own.loss
         else:
             own = progress.workers[0]
-            self._draw_anew(progress.step)
             self._loss += sum(worker.loss for worker in progress.workers) if world.rank() == 0 else 0.0
+        if len(progress.workers) == world.size() and own.random.keys() == self._random().keys():
+            torch.set_rng_state(torch.from_numpy(own.random["cpu"]))
+            if self._device.type == "cuda":
+                torch.cuda.set_rng_state(torch.from_numpy(own.random["cuda"]), self._device)
+        else:
+            self._draw_anew(progress.step)
         for name, buffer in self._network.named_buffers():
             buffer.copy_(torch.from_numpy(own.buffers[name]))
         return progress.step
@@ -209,8 +243,14 @@ class _Training:
         entropy = [self._seed, self._round.index, step.iteration, world.rank()]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
 
-    def _step(self, iteration: int) -> None:
-        """One optimiser step on the global batch of ``iteration``."""
+    def _random(self) -> dict[str, NDArray[np.generic]]:
+        states = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._device)
+        return {name: state.numpy() for name, state in states.items()}
+
+    def _step(self, iteration: int, asked: bool) -> bool:
+        """One optimiser step on the global batch of ``iteration``; whether a worker ``asked`` to stop."""
         epoch, index = divmod(iteration, self._schedule.iterations_per_epoch)
         size = self._batch_size
         images = _permutation(len(self._dataset.train), self._seed, self._round.index, epoch)
@@ -218,14 +258,18 @@ class _Training:
         draw = Draw(self._dataset.augmentation, self._seed, self._round.index, epoch)
         self._optimiser.param_groups[0]["lr"] = self._schedule.learning_rate_at(Step(iteration))
         self._parameters.zero_gradients()
-        logits = self._network(self._train.read(part, draw))
+        inputs, labels = self._train.read(part, draw), self._train.labels[part.to(self._device)]
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            logits = self._network(inputs)
         # The workers' losses add up to the global batch's mean, also when their parts are unequal.
-        loss = functional.cross_entropy(logits, self._train.labels[part], reduction="sum") / size
+        loss = functional.cross_entropy(logits.float(), labels, reduction="sum") / size
         torch.autograd.backward(loss)
-        self._parameters.add_up_gradients()
+        asking = self._parameters.add_up_gradients(asked)
         self._optimiser.step()
         self._parameters.prune()
         self._loss += loss.detach()
+        # To read a number from an accelerator is to wait for it.
+        return bool((self._device.type == "cpu" or iteration % 8 == 0) and asking > 0)
 
     def _mean_loss(self, epoch: int) -> float:
         """Over the iterations of ``epoch``, counted from 1, that this round has; begins a new sum."""
@@ -243,7 +287,7 @@ class _Training:
     def _save(self, step: Step, keep: Callable[[Progress], None]) -> None:
         own = Own(
             buffers={name: array(buffer) for name, buffer in self._network.named_buffers()},
-            random={"cpu": torch.get_rng_state().numpy()},
+            random=self._random(),
             loss=float(self._loss),
         )
         workers = world.gather(own)
@@ -263,20 +307,20 @@ class _Training:
             )
 
 
-def _images(dataset: Dataset, split: Split) -> Images:
-    return Images.of(split, dataset.input_spec, memory_limit=dataset.memory_limit)
-
-
 def evaluate(network: nn.Module, data: Images) -> float:
-    """The fraction of images classified right, each counted once, whatever the number of workers."""
+    """The fraction of images classified right, each counted once, whatever the number of workers.
+
+    In float32, as variants are.
+    """
+    device = data.labels.device
     network.eval()
-    right = 0
     with torch.inference_mode():
+        right = torch.zeros((), dtype=torch.int64, device=device)
         for part in torch.split(world.share(torch.arange(len(data.labels))), _EVALUATION_BATCH):
             answers = network(data.read(part)).argmax(1)
-            right += int((answers == data.labels[part]).sum())
+            right += (answers == data.labels[part.to(device)]).sum()
     network.train()
-    (all_right,) = world.total(right)
+    (all_right,) = world.total(int(right))
     return all_right / len(data.labels)
 
 

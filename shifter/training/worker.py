@@ -22,7 +22,8 @@ from shifter.data import load
 from shifter.errors import ShifterError, TrainingError
 from shifter.recipe import Recipe
 from shifter.run import Run
-from shifter.training.archive import Archive, forget_unfinished
+from shifter.training.archive import Archive
+from shifter.training.course import complete, is_trained, recording
 from shifter.training.imp import OnEvent, check, iterative_magnitude_pruning
 
 _POLL_SECONDS = 0.2
@@ -43,11 +44,10 @@ def train(recipe: Recipe, store_uri: str, run_name: str, on_event: OnEvent) -> N
         TrainingError: if training diverged, or a worker was lost.
     """
     run = Run.attach(store_uri, run_name)
-    if run.finished_rounds() < run.rounds():
+    if not is_trained(run):
         check(recipe, load(recipe.data, recipe.seed))
-        _fit(recipe, run, on_event)
-    run.note_early_end()
-    forget_unfinished(run)
+        _fit(recipe, run, recording(run, on_event))
+    complete(run)
 
 
 def _fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from shifter.errors import TrainingError
+from shifter.errors import ShifterError, TrainingError
 
 T = TypeVar("T")
 
@@ -55,10 +55,21 @@ def average_statistics(network: nn.Module) -> None:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What ``make`` gives on worker 0, on every worker; only that one calls it."""
-    made = [make() if rank() == 0 else None]
+    """What ``make`` gives on worker 0, on every worker; only that one calls it.
+
+    Raises:
+        ShifterError: likewise on every worker.
+    """
+    made: list[T | ShifterError | None] = [None]
+    if rank() == 0:
+        try:
+            made = [make()]
+        except ShifterError as error:
+            made = [error]
     if size() > 1:
         dist.broadcast_object_list(made)
+    if isinstance(made[0], ShifterError):
+        raise made[0]
     return made[0]  # type: ignore[return-value]
 
 

@@ -1,16 +1,21 @@
 """What test_resume.py runs in each of several processes, one of which may kill itself."""
 
+import itertools
 import os
 import signal
+import sys
 
 import torch
 import torch.distributed as dist
 
 from shifter.data import load
+from shifter.errors import StoppedError
 from shifter.run import Run
 from shifter.training.archive import Archive, forget_unfinished
 from shifter.training.imp import iterative_magnitude_pruning
 from shifter.training.schedule import Schedule
+
+STOPPED = 3
 
 
 def die_after(iterations):
@@ -27,7 +32,10 @@ def die_after(iterations):
 
 
 def main(rank, size, folder, iterations):
-    """One worker; it kills itself when it has done so many ``iterations``; 0: never."""
+    """One worker; it kills itself when it has done so many ``iterations``; 0: never.
+
+    Negative: it asks to stop then.
+    """
     torch.set_num_threads(1)
     die_after(iterations)
     meeting = folder.with_name(f"{folder.name}-meeting")
@@ -40,7 +48,17 @@ def main(rank, size, folder, iterations):
         if event["event"] == "note":
             notes.append(event["text"])
 
-    iterative_magnitude_pruning(run.recipe, dataset, Archive(run, run.recipe.digest()), on_event)
+    steps = itertools.count(1)
+    try:
+        iterative_magnitude_pruning(
+            run.recipe,
+            dataset,
+            Archive(run, run.recipe.digest()),
+            on_event,
+            asked_to_stop=lambda: next(steps) == -iterations,
+        )
+    except StoppedError:
+        sys.exit(STOPPED)
     if rank == 0:
         forget_unfinished(run)
         folder.with_name(f"{folder.name}-notes").write_text("\n".join(notes))

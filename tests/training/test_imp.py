@@ -141,7 +141,9 @@ def test_events_tell_how_it_goes(recipe, unbroken):
         *((r, n) for r in (1, 2, 3) for n in (2, 3)),
     ]
     assert [e["ratio"] for e in rounds] == [1, 2, 4, 16]
-    for event in events:
+    (attempt,) = (event for event in events if event["event"] == "attempt")
+    assert attempt == {"event": "attempt", "workers": 1, "device": "cpu", "round": 0, "iteration": 0}
+    for event in [*epochs, *rounds]:
         assert 0 <= event["validation_accuracy"] <= 1
         assert event["rounds"] == 4
 

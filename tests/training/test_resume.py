@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shifter.data import load
-from shifter.errors import RunError, StoreError
+from shifter.errors import RunError, StoppedError, StoreError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.store import Store
@@ -144,7 +144,10 @@ def processes():
 
 
 def run_workers(processes, recipe, folder, victim=0, iterations=0):
-    """Each worker a process; the ``victim`` kills itself after so many. Their exit statuses."""
+    """Each worker a process; the ``victim`` kills itself after so many iterations.
+
+    If they are negative, it only asks to stop. Their exit statuses.
+    """
     Run.begin(Store.open(str(folder)), recipe, "run")
     folder.with_name(f"{folder.name}-meeting").unlink(missing_ok=True)
     size = recipe.workers
@@ -236,6 +239,31 @@ def test_with_another_number_of_workers_it_goes_on_and_says_so(recipe, dataset, 
     assert first.startswith("round 2 goes on from step ")
     assert "with 1 workers instead of 2" in second
     assert run.finished_rounds() == recipe.rounds
+
+
+def test_who_is_asked_to_stop_saves_that_very_step_and_goes_on_from_there(
+    recipe, dataset, unbroken, tmp_path
+):
+    run, chances = Run.begin(Store.open(str(tmp_path)), recipe, "run"), iter([False] * 50 + [True])
+    with pytest.raises(StoppedError, match="stopped in round 1 at step 23"):
+        iterative_magnitude_pruning(
+            recipe,
+            dataset,
+            Archive(run, recipe.digest()),
+            lambda event: None,
+            asked_to_stop=lambda: next(chances),
+        )
+    assert go(recipe, dataset, tmp_path) == ["round 1 goes on from step 23"]
+    assert artifacts(tmp_path) == unbroken[0]
+
+
+def test_one_worker_that_is_asked_stops_all(processes, recipe, tmp_path):
+    recipe = Recipe.model_validate({**recipe.resolved(), "workers": 2})
+    assert run_workers(processes, recipe, tmp_path / "unbroken") == [0, 0]
+    assert run_workers(processes, recipe, tmp_path / "asked", 1, -25) == [one_run.STOPPED] * 2
+    assert run_workers(processes, recipe, tmp_path / "asked") == [0, 0]
+    assert (tmp_path / "asked-notes").read_text() == "round 0 goes on from step 25"
+    assert artifacts(tmp_path / "asked") == artifacts(tmp_path / "unbroken")
 
 
 def test_how_often_it_saves_may_change_and_changes_nothing(recipe, dataset, unbroken, stopped):
