@@ -79,7 +79,7 @@ def demonstrate(recipe: Recipe, store: Store, name: str | None, console: Console
 
     if "RAY_ADDRESS" in os.environ:
         raise DemoError("RAY_ADDRESS is set, but the demonstration starts a cluster of its own: unset it")
-    with Descendants() as descendants, cluster(cpus=recipe.workers) as where:
+    with Descendants() as descendants, cluster(cpus=recipe.min_workers) as where:
         console.say(where)
         temporary = Path(os.environ["RAY_TMPDIR"])
         with _step("train, reduce and pack", console):

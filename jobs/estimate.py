@@ -69,7 +69,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         },
         "parameters": sum(p.numel() for p in network.parameters()),
         "prunable_weights": prunable,
-        "workers": recipe.workers,
+        "workers": recipe.resolved()["workers"],
         "rounds": rounds,
         "steps": sum(r["steps"] for r in rounds),
         "storage_bytes": {**storage, "total": sum(storage.values())},

@@ -93,7 +93,7 @@ def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Varian
     from jobs.reduction import reduce_run
     from shifter.training.worker import train
 
-    with cluster(cpus=recipe.workers) as where:
+    with cluster(cpus=recipe.min_workers) as where:
         console.say(where)
         _tell_of_skipped(recipe, console)
         run.advance("training")
@@ -227,6 +227,7 @@ def plan(recipe: Recipe, name: str | None) -> dict[str, Any]:
 def _plan_text(told: Mapping[str, Any]) -> str:
     takes = told["estimate"]
     images, storage = takes["images"], takes["storage_bytes"]
+    workers = takes["workers"]
     lines = [
         yaml.safe_dump(told["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip(),
         "",
@@ -234,7 +235,7 @@ def _plan_text(told: Mapping[str, Any]) -> str:
         f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
         f"{images['test']:,} to test" + (f", {images['skipped']:,} skipped" if images["skipped"] else ""),
         f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
-        f"workers   {takes['workers']}",
+        f"workers   {workers if isinstance(workers, int) else '{min} to {max}'.format_map(workers)}",
         f"rounds    {len(takes['rounds'])}, {takes['steps']:,} optimiser steps in all",
     ]
     lines += [

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
+    Tag,
     ValidationError,
     field_validator,
     model_serializer,
@@ -29,6 +31,7 @@ from shifter.model_spec import Model
 from shifter.values import CompressionRatio, Step
 
 __all__ = [
+    "Elastic",
     "ProfileSpec",
     "Pruning",
     "Recipe",
@@ -42,6 +45,25 @@ __all__ = [
 MAX_RATIO = 1e9
 Ratio = Annotated[Float, Field(gt=1, lt=MAX_RATIO)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Elastic(Part):
+    """As many workers as the cluster has room for, ``min`` at least and ``max`` at most."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Elastic:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+Workers = Annotated[
+    Annotated[Count, Tag("fixed")] | Annotated[Elastic, Tag("elastic")],
+    Discriminator(lambda value: "elastic" if isinstance(value, Mapping | Elastic) else "fixed"),
+]
 
 
 class Training(Part):
@@ -187,11 +209,17 @@ class Selection(Part):
 
 
 class Recipe(Part):
-    """Everything that decides what a run computes."""
+    """Everything that decides what a run computes.
+
+    Args:
+        workers: processes that train together, or the range ``{min: …, max: …}`` of their number.
+            Batch norm sees a worker's part of each batch, so their number changes results; a run
+            whose number changes under way is not repeatable.
+    """
 
     name: Name
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
-    workers: Count = 1
+    workers: Workers = 1
     model: Model
     data: Annotated[DataSpec, Field(discriminator="name")]
     training: Training
@@ -204,9 +232,9 @@ class Recipe(Part):
     def _parts_fit_together(self) -> Recipe:
         problems = []
         training = self.training
-        if training.batch_size < self.workers:
+        if training.batch_size < self.max_workers:
             problems.append(
-                f"training.batch_size: {training.batch_size} images do not reach {self.workers} workers: "
+                f"training.batch_size: {training.batch_size} images do not reach {self.max_workers} workers: "
                 "it should be at least as large as workers"
             )
         steps = [(f"training.milestones.{i}", text) for i, text in enumerate(training.milestones)]
@@ -242,6 +270,14 @@ class Recipe(Part):
         except ValidationError as error:
             lines = explain(error, cls)
             raise RecipeError("\n  ".join([f"recipe {path}:", *lines])) from None
+
+    @property
+    def min_workers(self) -> int:
+        return self.workers.min if isinstance(self.workers, Elastic) else self.workers
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers.max if isinstance(self.workers, Elastic) else self.workers
 
     @property
     def rounds(self) -> int:

@@ -199,6 +199,15 @@ def test_a_fraction_a_round_gives_ratios_and_the_resolved_recipe_shows_which(pat
     assert "fraction" not in Recipe.load(path).resolved()["pruning"]
 
 
+def test_workers_are_a_number_or_a_range(path: Path) -> None:
+    fixed, elastic = (Recipe.load(path, [f"workers={text}"]) for text in ("3", "{min: 1, max: 3}"))
+    assert (fixed.min_workers, fixed.max_workers) == (3, 3)
+    assert (elastic.min_workers, elastic.max_workers) == (1, 3)
+    assert fixed.digest() != elastic.digest()
+    for recipe in (fixed, elastic):
+        assert Recipe.model_validate(recipe.resolved()) == recipe
+
+
 def test_how_often_a_run_saves_is_no_part_of_what_it_computes(path: Path) -> None:
     often, rarely = (Recipe.load(path, [f"training.save_every={period}"]) for period in ("9it", "4ep"))
     assert often.digest() == rarely.digest()
@@ -275,6 +284,10 @@ WRONG = {
     "training.warmup=4ep": "training.warmup: 4ep is not before the end of a round, 3ep",
     "training.epochs=1": "training.milestones.0: 1ep is not before the end of a round, 1ep",
     "pruning.rewind_to=4ep": "pruning.rewind_to: 4ep is not before the end of a round, 3ep",
+    "workers={min: 3, max: 2}": "workers: min 3 is above max 2",
+    "workers={min: 0, max: 2}": "workers.min: 0 should be greater than or equal to 1",
+    "workers={least: 1, max: 2}": "workers.least: unknown key",
+    "workers={min: 1, max: 33}": "training.batch_size: 32 images do not reach 33 workers",
     "workers=33": "training.batch_size: 32 images do not reach 33 workers",
     "model.stages=[[8],[8],[8],[8],[8]]": "data.size: images of 8x8 vanish in the poolings",
     # The overrides themselves.

@@ -43,10 +43,11 @@ def train(recipe: Recipe, store: str, name: str | None) -> Run:
         RecipeError: if there are not as many processes as the recipe has workers.
         StoppedError: after SIGTERM or SIGINT, with the state saved.
     """
-    if recipe.workers != world.size():
+    if not recipe.min_workers <= world.size() <= recipe.max_workers:
         raise RecipeError(
-            f"workers: the recipe has {recipe.workers}, but {world.size()} processes were started: start as "
-            f"many with torchrun --nproc-per-node {recipe.workers}, or give --set workers={world.size()}"
+            f"workers: the recipe has {recipe.max_workers}, but {world.size()} processes were started: start "
+            f"as many with torchrun --nproc-per-node {recipe.max_workers}, "
+            f"or give --set workers={world.size()}"
         )
     # One after another: worker 0 makes the run that the others attach to.
     found = world.from_first(lambda: Run.begin(Store.open(store), recipe, name).name)
