@@ -66,7 +66,7 @@ def demonstrate(recipe: Recipe, store_uri: str, name: str, console: Console) -> 
     from jobs.cluster import cluster
     from jobs.leftovers import Descendants
 
-    with Descendants() as descendants, cluster(recipe.workers, console.say):
+    with Descendants() as descendants, cluster(recipe.min_workers, console.say):
         temporary = Path(os.environ["RAY_TMPDIR"])
         with _step("train, reduce and pack", console):
             told = generate(recipe, store, name, console)

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from shifter.data import load
-from shifter.models import build, prunable_names
+from shifter.models import build
 from shifter.recipe import Recipe
 from shifter.training.imp import check
-from shifter.training.ranking import without_excluded
+from shifter.training.ranking import tensors_to_prune
 from shifter.values import CompressionRatio
 
 FLOAT_BYTES = 4
@@ -37,7 +37,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    prunable = sum(sizes[name] for name in without_excluded(prunable_names(network), recipe.pruning.exclude))
+    prunable = sum(sizes[name] for name in tensors_to_prune(network, recipe.pruning.exclude))
     rest = sum(sizes.values()) - prunable
 
     rounds = []
@@ -69,7 +69,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         },
         "parameters": sum(p.numel() for p in network.parameters()),
         "prunable_weights": prunable,
-        "workers": recipe.workers,
+        "workers": recipe.resolved()["workers"],
         "rounds": rounds,
         "steps": sum(r["steps"] for r in rounds),
         "storage_bytes": {**storage, "total": sum(storage.values())},

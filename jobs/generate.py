@@ -35,8 +35,8 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
     """Carries out ``recipe``, or what is left of it; returns :func:`summary` of the run.
 
     Every step returns early if its output is in the store, so a run that was killed goes on from
-    its last finished round, and one that is finished is only summed up. It is the only driver of
-    the run meanwhile: see ``shifter.lease``.
+    the state saved last, and one that is finished is only summed up. It is the only driver of the
+    run meanwhile: see ``shifter.lease``.
 
     Raises:
         ShifterError: whatever a user can mend, store and recipe before anything is trained.
@@ -136,7 +136,7 @@ def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Varian
     from jobs.reduction import reduce_run
     from shifter.training.worker import train
 
-    with cluster(recipe.workers, console.say):
+    with cluster(recipe.min_workers, console.say):
         _tell_of_skipped(recipe, console)
         run.advance("training")
         if run.finished_rounds() < recipe.rounds:
@@ -224,7 +224,7 @@ def _report(
 def summary(run: Run) -> dict[str, Any]:
     """A finished run as plain data: its portfolio and every variant, kept or discarded."""
     recipe = run.recipe
-    profiles = _profiles(run, recipe)
+    profiles = _profiles(run)
     kept, discarded = _select(profiles, recipe)
     reasons = {d.name: {"beaten_by": d.beaten_by, "reason": d.reason} for d in discarded}
     digest = _named_portfolios(run)["current"]
@@ -242,10 +242,10 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _profiles(run: Run, recipe: Recipe) -> dict[str, Profile]:
+def _profiles(run: Run) -> dict[str, Profile]:
     from shifter.values import CompressionRatio, Profile
 
-    names = [str(CompressionRatio(ratio)) for ratio in recipe.ratio_of_round]
+    names = [str(CompressionRatio(ratio)) for ratio in run.recipe.ratio_of_round[: run.rounds()]]
     read = run.store.read
     return {n: Profile.from_json(json.loads(read(run.variant_key(n, "profile.json")))) for n in names}
 
@@ -287,6 +287,7 @@ def _standing(told: Mapping[str, Any]) -> str:
 def _plan_text(told: Mapping[str, Any]) -> str:
     takes = told["estimate"]
     images, storage = takes["images"], takes["storage_bytes"]
+    workers = takes["workers"]
     lines = [
         yaml.safe_dump(told["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip(),
         "",
@@ -294,7 +295,7 @@ def _plan_text(told: Mapping[str, Any]) -> str:
         f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
         f"{images['test']:,} to test" + (f", {images['skipped']:,} skipped" if images["skipped"] else ""),
         f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
-        f"workers   {takes['workers']}",
+        f"workers   {workers if isinstance(workers, int) else '{min} to {max}'.format_map(workers)}",
         f"rounds    {len(takes['rounds'])}, {takes['steps']:,} optimiser steps in all",
     ]
     lines += [
@@ -329,7 +330,7 @@ def main(
 ) -> None:
     """Train a network, prune and reduce it round by round, and pack the best variants.
 
-    Started again after an interruption, the same command goes on from the last finished round.
+    Started again after an interruption, the same command goes on from the state saved last.
     A finished run is left as it is.
     """
     cli.require("generate", "train,report", *NEEDED)

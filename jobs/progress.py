@@ -101,6 +101,8 @@ def line(event: Mapping[str, Any]) -> str:
             f"{event['structural_parameters']:,} structural parameters, "
             f"error {event['error']:.1e} (relative, in float64)"
         )
+    if kind == "note":
+        return str(event["text"])
     if kind == "profiling":
         return f"profiling {event['variants']} variants"
     raise AssertionError(f"an event that nobody shows: {event}")

@@ -81,7 +81,7 @@ def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent) -> list[Variant]:
         InexactError: if a variant does not compute what its checkpoint computes.
         CheckpointError, GraphError: if a checkpoint does not fit its architecture.
     """
-    names = variant_names(recipe)
+    names = variant_names(run)
     if all(run.store.exists(run.variant_key(name, "profile.json")) for name in names):
         return [read_variant(run, name) for name in names]
     # Not above: it imports torch, which no task of this phase needs and each would wait for.
@@ -104,9 +104,9 @@ def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent) -> list[Variant]:
     return variants
 
 
-def variant_names(recipe: Recipe) -> list[str]:
-    """Names of the variants of every round, the dense one (``1x``) first."""
-    return [str(CompressionRatio(ratio)) for ratio in recipe.ratio_of_round]
+def variant_names(run: Run) -> list[str]:
+    """Names of the variants of a trained run, the dense one (``1x``) first."""
+    return [str(CompressionRatio(ratio)) for ratio in run.recipe.ratio_of_round[: run.rounds()]]
 
 
 def read_variant(run: Run, name: str) -> Variant:

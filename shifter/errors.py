@@ -8,6 +8,7 @@
     ├── StoreError         artifacts cannot be written or read                (also an OSError)
     ├── RunError           a run cannot be started or continued as asked
     ├── TrainingError      training diverged, or its workers failed
+    ├── StoppedError       training was asked to stop, and has saved where it is
     ├── CheckpointError    a checkpoint is broken or does not fit             (also a ValueError)
     ├── GraphError         a network's graph cannot be used                   (also a ValueError)
     ├── InexactError       a reduced variant does not compute what its checkpoint computes
@@ -44,6 +45,10 @@ class RunError(ShifterError):
 
 class TrainingError(ShifterError):
     """Training diverged, or its workers failed."""
+
+
+class StoppedError(ShifterError):
+    """Training was asked to stop, and has saved where it is."""
 
 
 class CheckpointError(ShifterError, ValueError):

@@ -11,9 +11,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from shifter.configuration import Count, Float, Int, Part, apply_override, explain, read_mapping
 from shifter.data_spec import DataSpec
@@ -22,6 +32,7 @@ from shifter.model_spec import Model
 from shifter.values import CompressionRatio, Step
 
 __all__ = [
+    "Elastic",
     "ProfileSpec",
     "Pruning",
     "Recipe",
@@ -39,8 +50,28 @@ def _require_step(value: Any) -> Any:
 
 
 StepText = Annotated[str, BeforeValidator(_require_step)]
-Ratio = Annotated[Float, Field(gt=1, lt=1e9)]
+MAX_RATIO = 1e9
+Ratio = Annotated[Float, Field(gt=1, lt=MAX_RATIO)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Elastic(Part):
+    """As many workers as the cluster has room for, ``min`` at least and ``max`` at most."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Elastic:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+Workers = Annotated[
+    Annotated[Count, Tag("fixed")] | Annotated[Elastic, Tag("elastic")],
+    Discriminator(lambda value: "elastic" if isinstance(value, Mapping | Elastic) else "fixed"),
+]
 
 
 class Training(Part):
@@ -51,6 +82,10 @@ class Training(Part):
         batch_size: images per optimiser step, over all workers together.
         milestones: steps (``8ep``, ``2000it``) at which the learning rate is multiplied by ``gamma``.
         warmup: the step up to which it rises linearly from zero; ``0it`` for none.
+        precision: of what the layers compute; ``bfloat16`` leaves the weights float32 (autocast).
+        channels_last: how images and filters lie in memory; the faster way on most machines.
+        save_every: how often a round's state is saved, for a run that is stopped to go on from.
+            Changes no result, so it may differ when a run is gone on with.
     """
 
     epochs: Count
@@ -61,6 +96,9 @@ class Training(Part):
     milestones: tuple[StepText, ...] = ()
     gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
     warmup: StepText = "0it"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: Annotated[bool, Field(strict=True)] = True
+    save_every: StepText = "1ep"
 
     @field_validator("milestones")
     @classmethod
@@ -70,30 +108,78 @@ class Training(Part):
                 raise ValueError(f"{later} does not come after {earlier}: milestones should rise")
         return texts
 
+    @field_validator("save_every")
+    @classmethod
+    def _is_a_period(cls, text: str) -> str:
+        if Step.parse(text, 1) == Step(0):
+            raise ValueError(f"{text} is no period: it should be 1it or more")
+        return text
+
 
 class Pruning(Part):
-    """Iterative magnitude pruning: one round per ratio, after the dense round 0.
+    """Iterative magnitude pruning: rounds of training and pruning after the dense round 0.
+
+    How far each prunes is said by ``ratios``, or by ``fraction`` and ``rounds``.
 
     Args:
         ratios: compression ratios C, rising, each above 1: of every C prunable weights C - 1 are zero.
-        rewind_to: the step of round 0 whose weights every later round starts from; ``0it`` is the
-            initialisation.
-        exclude: names of tensors that are never pruned, e.g. ``classifier.weight``.
+        fraction: share of the weights left that each round prunes; ratios to six digits follow.
+        rounds: how often it does.
+        rewind_to: the step of round 0 that every later round goes back to; ``0it`` is the beginning.
+        rewind: what goes back. ``weights``: they and the learning rate's schedule (Frankle et al.
+            2020). ``learning-rate``: the schedule only, so that a round goes on with the weights
+            that the one before has trained (Renda et al. 2020).
+        exclude: names of tensors that are never pruned, e.g. ``classifier.weight``; ``last-linear``
+            is the weight of the last linear layer, whatever its name.
+        accuracy_floor: validation accuracy, 0 to 1. The first round below it is the last that is
+            trained; its checkpoint stays, but it does not become a variant.
     """
 
-    ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)] | None = None
+    fraction: Annotated[Float, Field(ge=0.001, le=0.999)] | None = None
+    rounds: Annotated[Int, Field(ge=1, le=1000)] | None = None
     rewind_to: StepText = "0it"
+    rewind: Literal["weights", "learning-rate"] = "weights"
     exclude: tuple[str, ...] = ()
+    accuracy_floor: Annotated[Float, Field(gt=0, lt=1)] | None = None
 
     @field_validator("ratios")
     @classmethod
-    def _ratios_rise(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        for lower, higher in pairwise(ratios):
+    def _ratios_rise(cls, ratios: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        for lower, higher in pairwise(ratios or ()):
             if lower >= higher or str(CompressionRatio(lower)) == str(CompressionRatio(higher)):
                 raise ValueError(
                     f"{higher:g} does not come after {lower:g}: every ratio should exceed the last"
                 )
         return ratios
+
+    @model_validator(mode="after")
+    def _one_way_to_say_how_far(self) -> Pruning:
+        given = [name for name in ("ratios", "fraction", "rounds") if getattr(self, name) is not None]
+        if given not in (["ratios"], ["fraction", "rounds"]):
+            raise ValueError(f"{' and '.join(given) or 'nothing'}: give ratios, or fraction and rounds")
+        last = self.ratio_of_round[-1]
+        if not last < MAX_RATIO:
+            raise ValueError(
+                f"fraction {self.fraction:g} in {self.rounds} rounds prunes to {last:.3g}x: "
+                f"it should stay below {MAX_RATIO:g}x"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+    @property
+    def ratio_of_round(self) -> tuple[float, ...]:
+        """Compression ratio of every round, beginning with 1 for the dense one."""
+        if self.ratios is not None:
+            return (1.0, *self.ratios)
+        assert self.fraction is not None
+        assert self.rounds is not None
+        # Six digits, because the ratio names the variant.
+        falling = (1 / (1 - self.fraction) ** round for round in range(1, self.rounds + 1))
+        return (1.0, *(float(f"{ratio:.6g}") for ratio in falling))
 
 
 class Reduction(Part):
@@ -117,11 +203,17 @@ class Selection(Part):
 
 
 class Recipe(Part):
-    """Everything that decides what a run computes."""
+    """Everything that decides what a run computes.
+
+    Args:
+        workers: processes that train together, or the range ``{min: …, max: …}`` of their number.
+            Batch norm sees a worker's part of each batch, so their number changes results; a run
+            whose number changes under way is not repeatable.
+    """
 
     name: Name
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
-    workers: Count = 1
+    workers: Workers = 1
     model: Model
     data: Annotated[DataSpec, Field(discriminator="name")]
     training: Training
@@ -134,9 +226,9 @@ class Recipe(Part):
     def _parts_fit_together(self) -> Recipe:
         problems = []
         training = self.training
-        if training.batch_size < self.workers:
+        if training.batch_size < self.max_workers:
             problems.append(
-                f"training.batch_size: {training.batch_size} images do not reach {self.workers} workers: "
+                f"training.batch_size: {training.batch_size} images do not reach {self.max_workers} workers: "
                 "it should be at least as large as workers"
             )
         steps = [(f"training.milestones.{i}", text) for i, text in enumerate(training.milestones)]
@@ -174,14 +266,22 @@ class Recipe(Part):
             raise RecipeError("\n  ".join([f"recipe {path}:", *lines])) from None
 
     @property
+    def min_workers(self) -> int:
+        return self.workers.min if isinstance(self.workers, Elastic) else self.workers
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers.max if isinstance(self.workers, Elastic) else self.workers
+
+    @property
     def rounds(self) -> int:
-        """Rounds of training: the dense one and one per ratio."""
-        return 1 + len(self.pruning.ratios)
+        """Rounds of training, the dense one included; an accuracy floor may end them early."""
+        return len(self.ratio_of_round)
 
     @property
     def ratio_of_round(self) -> tuple[float, ...]:
         """Compression ratio of every round, beginning with 1 for the dense one."""
-        return (1.0, *self.pruning.ratios)
+        return self.pruning.ratio_of_round
 
     def resolved(self) -> dict[str, Any]:
         """As plain JSON types, every default filled in."""
@@ -205,16 +305,22 @@ class Recipe(Part):
         return [f"{p}: {a} → {b}" for p, a, b in differences(old, new)]
 
 
-def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a resolved recipe decides the results: everything but where its files lie.
+_CHANGES_NO_RESULT = frozenset({"training.save_every"})
+
+
+def identity(resolved: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """What of a resolved recipe decides the results: not where its files lie, nor how often it saves.
 
     A file counts by the sha256 of its content, so that one that was moved is the same recipe, and
     one that was changed another.
+
+    Args:
+        path: where ``resolved`` is in the recipe, with a dot at its end.
     """
     return {
-        key: identity(value) if isinstance(value, Mapping) else value
+        key: identity(value, f"{path}{key}.") if isinstance(value, Mapping) else value
         for key, value in resolved.items()
-        if not (key == "path" and "sha256" in resolved)
+        if f"{path}{key}" not in _CHANGES_NO_RESULT and not (key == "path" and "sha256" in resolved)
     }
 
 

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from shifter.errors import RunError
+from shifter.errors import RunError, TrainingError
 from shifter.recipe import Recipe, differences, identity
 from shifter.store import Store
+
+if TYPE_CHECKING:
+    from shifter.sparse import CheckpointMeta
 
 State = Literal["training", "reducing", "packing", "finished", "failed"]
 
@@ -182,6 +185,58 @@ class Run:
         while self.store.exists(self.checkpoint_key(done)):
             done += 1
         return done
+
+    def checkpoint_meta(self, round: int) -> CheckpointMeta:
+        """What a finished round's checkpoint says of itself; reads its header only.
+
+        Raises:
+            CheckpointError: if it is damaged.
+        """
+        from shifter.sparse import SparseCheckpoint  # an extra, which most of a run does without
+
+        with self.store.open_file(self.checkpoint_key(round)) as file:
+            return SparseCheckpoint.open(file).meta
+
+    def rounds(self) -> int:
+        """How many rounds are to become variants, once training is over: 0, 1, … up to it.
+
+        The recipe's, or fewer where accuracy fell below ``pruning.accuracy_floor``: the round that
+        did so has a checkpoint, which says how far it fell, but is none of them.
+
+        Raises:
+            TrainingError: if the dense network did so.
+        """
+        recipe, finished = self.recipe, self.finished_rounds()
+        floor = recipe.pruning.accuracy_floor
+        if floor is None or finished == 0:
+            return recipe.rounds
+        accuracy = self.checkpoint_meta(finished - 1).validation_accuracy
+        if accuracy >= floor:
+            return recipe.rounds
+        if finished == 1:
+            raise TrainingError(
+                f"the dense network of {self.name} has a validation accuracy of {accuracy:.2%}, below the "
+                f"floor of {floor:.2%}: train longer, or lower pruning.accuracy_floor"
+            )
+        return finished - 1
+
+    def note_attempt(self, **facts: Any) -> None:
+        """Records that training began or went on: with how many workers, from where."""
+        self._write(attempts=[*self.record.get("attempts", []), {"at": _now(), **facts}])
+
+    def note_early_end(self) -> None:
+        """Records which round fell below the accuracy floor, if one did."""
+        rounds = self.rounds()
+        if rounds < self.recipe.rounds:
+            meta = self.checkpoint_meta(rounds)
+            self._write(
+                ended_early={
+                    "round": meta.round,
+                    "ratio": meta.ratio,
+                    "validation_accuracy": meta.validation_accuracy,
+                    "accuracy_floor": self.recipe.pruning.accuracy_floor,
+                }
+            )
 
     def _write(self, **changes: Any) -> None:
         old = self.record if self.has_begun else {}

@@ -185,6 +185,35 @@ def test_a_relative_path_starts_at_the_working_directory(
     assert weights.path == str(tmp_path / "a.pt")
 
 
+def test_a_fraction_a_round_gives_ratios_and_the_resolved_recipe_shows_which(path: Path) -> None:
+    recipe = Recipe.load(path, ["pruning={fraction: 0.2, rounds: 10, exclude: [last-linear]}"])
+    assert recipe.rounds == 11
+    assert recipe.ratio_of_round[:4] == (1.0, 1.25, 1.5625, 1.95312)
+    assert recipe.ratio_of_round[-1] == pytest.approx(1 / 0.8**10, rel=1e-5)
+    shown = recipe.resolved()["pruning"]
+    assert (shown["fraction"], shown["rounds"]) == (0.2, 10)
+    assert "ratios" not in shown
+    assert Recipe.model_validate(recipe.resolved()) == recipe
+    halving = Recipe.load(path, ["pruning={fraction: 0.5, rounds: 8}"])
+    assert halving.ratio_of_round == tuple(2.0**round for round in range(9))
+    assert "fraction" not in Recipe.load(path).resolved()["pruning"]
+
+
+def test_workers_are_a_number_or_a_range(path: Path) -> None:
+    fixed, elastic = (Recipe.load(path, [f"workers={text}"]) for text in ("3", "{min: 1, max: 3}"))
+    assert (fixed.min_workers, fixed.max_workers) == (3, 3)
+    assert (elastic.min_workers, elastic.max_workers) == (1, 3)
+    assert fixed.digest() != elastic.digest()
+    for recipe in (fixed, elastic):
+        assert Recipe.model_validate(recipe.resolved()) == recipe
+
+
+def test_how_often_a_run_saves_is_no_part_of_what_it_computes(path: Path) -> None:
+    often, rarely = (Recipe.load(path, [f"training.save_every={period}"]) for period in ("9it", "4ep"))
+    assert often.digest() == rarely.digest()
+    assert often.difference(rarely) == []
+
+
 WRONG = {
     # Keys.
     "training.epoch=3": "training.epoch: unknown key; did you mean epochs?",
@@ -239,15 +268,28 @@ WRONG = {
     "model.weights={path: a.pt, sha256: abc}": "model.weights: {'path': 'a.pt', 'sha256': 'abc'} should be",
     # Across fields.
     "data.validation=0.8": "data: validation 0.8 and test 0.2 leave nothing to train on",
+    "pruning.fraction=0.2": "pruning: ratios and fraction: give ratios, or fraction and rounds",
+    "pruning={rewind_to: 0it}": "pruning: nothing: give ratios, or fraction and rounds",
+    "pruning={rounds: 3}": "pruning: rounds: give ratios, or fraction and rounds",
+    "pruning={fraction: 0.5, rounds: 40}": "prunes to 1.1e+12x: it should stay below 1e+09x",
+    "pruning={fraction: 1.0, rounds: 4}": "pruning.fraction: 1.0 should be less than or equal to 0.999",
+    "pruning.rewind=weight": "pruning.rewind: 'weight' is unknown; known are weights, learning-rate",
+    "pruning.accuracy_floor=90": "pruning.accuracy_floor: 90 should be less than 1",
     "pruning.ratios=[4, 2]": "pruning.ratios: 2 does not come after 4",
     "training.milestones=[2ep, 1ep]": "training.milestones: 1ep does not come after 2ep",
     "training.milestones=[1ep, soon]": "milestones.1: 'soon' is not a step: write iterations as '2000it'",
     "training.milestones=[2]": "training.milestones.0: '2' is not a step: write iterations as '2000it'",
     "training.warmup=1": "training.warmup: '1' is not a step: write iterations as '2000it', epochs as '5ep'",
     "training.milestones=[4ep]": "training.milestones.0: 4ep is not before the end of a round, 3ep",
+    "training.save_every=often": "training.save_every: 'often' is not a step",
+    "training.save_every=0ep": "training.save_every: 0ep is no period: it should be 1it or more",
     "training.warmup=4ep": "training.warmup: 4ep is not before the end of a round, 3ep",
     "training.epochs=1": "training.milestones.0: 1ep is not before the end of a round, 1ep",
     "pruning.rewind_to=4ep": "pruning.rewind_to: 4ep is not before the end of a round, 3ep",
+    "workers={min: 3, max: 2}": "workers: min 3 is above max 2",
+    "workers={min: 0, max: 2}": "workers.min: 0 should be greater than or equal to 1",
+    "workers={least: 1, max: 2}": "workers.least: unknown key",
+    "workers={min: 1, max: 33}": "training.batch_size: 32 images do not reach 33 workers",
     "workers=33": "training.batch_size: 32 images do not reach 33 workers",
     "model.stages=[[8],[8],[8],[8],[8]]": "data.size: images of 8x8 vanish in the poolings",
     # The overrides themselves.

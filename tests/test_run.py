@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from shifter.errors import RunError
+from shifter.errors import RunError, TrainingError
 from shifter.recipe import Recipe
 from shifter.run import Run, flat
+from shifter.sparse import CheckpointMeta, encode
 from shifter.store import Store
+from shifter.values import Mask
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -175,3 +178,52 @@ def test_what_a_killed_writer_left_is_gone_after_resuming(store: Store) -> None:
 def test_provenance_can_be_told_as_text() -> None:
     told = flat({"git_commit": None, "seed": 3, "versions": {"numpy": "2.0"}, "device": "abacus"})
     assert told == {"seed": "3", "device": "abacus", "version.numpy": "2.0"}
+
+
+def checkpoint(round: int, accuracy: float) -> bytes:
+    weights, mask = np.ones(4, np.float32), Mask({"weight": np.ones(4, np.bool_)})
+    meta = CheckpointMeta(round, 10, 2.0**round, accuracy, accuracy, mask.digest())
+    return encode({"weight": weights}, mask, meta)
+
+
+def floored(store: Store, floor: float | None, *accuracies: float) -> Run:
+    """A run whose rounds had these accuracies."""
+    floors = {} if floor is None else {"accuracy_floor": floor}
+    run = Run.begin(store, recipe(pruning={"ratios": [2, 4, 8], **floors}), "floored")
+    for index, accuracy in enumerate(accuracies):
+        store.write(run.checkpoint_key(index), checkpoint(index, accuracy))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("floor", "accuracies", "rounds"),
+    [
+        (None, [0.9, 0.1], 4),
+        (0.8, [], 4),
+        (0.8, [0.9, 0.8], 4),
+        (0.8, [0.9, 0.85, 0.7], 2),
+        (0.8, [0.9, 0.85, 0.82, 0.81], 4),
+        (0.8, [0.9, 0.85, 0.82, 0.79], 3),
+    ],
+)
+def test_the_round_that_fell_below_the_floor_is_no_variant(
+    store: Store, floor: float | None, accuracies: list[float], rounds: int
+) -> None:
+    run = floored(store, floor, *accuracies)
+    assert run.rounds() == rounds
+    run.note_early_end()
+    if rounds < 4:
+        assert run.record["ended_early"] == {
+            "round": rounds,
+            "ratio": 2.0**rounds,
+            "validation_accuracy": accuracies[-1],
+            "accuracy_floor": floor,
+        }
+    else:
+        assert "ended_early" not in run.record
+
+
+def test_a_dense_network_below_the_floor_is_an_error(store: Store) -> None:
+    run = floored(store, 0.8, 0.5)
+    with pytest.raises(TrainingError, match=r"accuracy of 50\.00%, below the floor of 80\.00%: train longer"):
+        run.rounds()

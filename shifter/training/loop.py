@@ -1,31 +1,34 @@
 """One round of training: plain PyTorch, in this process alone or on all workers of torch.distributed.
 
-Its result depends on the arguments and the number of workers alone, so a round can be repeated bit
-for bit (on CPUs, with the same number of threads).
+Its result depends on the arguments and the number of workers alone, so a round can be repeated, or
+gone on with from its middle, bit for bit (on CPUs, with the same number of threads).
 """
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from shifter.data import Dataset, Draw, Images, Split
-from shifter.errors import TrainingError
+from shifter.errors import StoppedError, TrainingError
 from shifter.recipe import Training
 from shifter.training import world
+from shifter.training.flat import FlatParameters
+from shifter.training.network_state import array, load_state, state_of
+from shifter.training.progress import Own, Progress
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Mask, Step, Tensors
 
+CPU = torch.device("cpu")
 _EVALUATION_BATCH = 512
 
 
@@ -57,12 +60,36 @@ class Trained:
 
 @dataclass(frozen=True)
 class Epoch:
-    """How training goes: ``number`` counts from 1, ``loss`` is the mean of the epoch's iterations."""
+    """How training goes.
+
+    Args:
+        number: counts from 1.
+        loss: the mean of the epoch's iterations.
+        images: trained on in ``seconds``, by all workers together; fewer in an epoch gone on with.
+    """
 
     number: int
     loss: float
     validation_accuracy: float
+    images: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Whom a round tells of itself, and asks.
+
+    Args:
+        epoch: called at the end of each epoch, on every worker.
+        progress: called at each ``save_every``, on worker 0, with the state in the middle of the round.
+        rewind_point: called in round 0, on every worker, with the state at ``schedule.rewind``.
+        asked_to_stop: called at every step, on every worker; one that says so stops them all.
+    """
+
+    epoch: Callable[[Epoch], None]
+    progress: Callable[[Progress], None] | None = None
+    rewind_point: Callable[[Tensors], None] | None = None
+    asked_to_stop: Callable[[], bool] = lambda: False
 
 
 def train_round(
@@ -72,9 +99,9 @@ def train_round(
     training: Training,
     schedule: Schedule,
     seed: int,
-    *,
-    on_epoch: Callable[[Epoch], None],
-    on_rewind_point: Callable[[Tensors], None] | None = None,
+    observer: Observer,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Trained:
     """Trains ``network`` from ``round.start`` with a fresh optimiser. Called on every worker alike.
 
@@ -84,118 +111,217 @@ def train_round(
 
     Args:
         network: overwritten.
-        on_epoch: called at the end of each epoch, on every worker.
-        on_rewind_point: called once, with the state at ``schedule.rewind``, on every worker.
+        progress: where the round was stopped, to go on from there. If that was with another number
+            of workers, all go on with worker 0's statistics, and draw anew.
+        device: this worker's.
 
     Raises:
-        TrainingError: if the loss is no longer finite, or workers hold different masks.
+        StoppedError: if a worker was asked to stop, after ``observer.progress`` was called.
+        TrainingError: if the loss is no longer finite, or workers hold different masks or weights.
     """
     # Weights that decay towards zero become denormal, and denormals cost up to 50 times the time.
     torch.set_flush_denormal(True)
     world.require_same(round.mask.digest(), "masks")
-    train = _images(dataset, dataset.train)
-    validation = _images(dataset, dataset.validation)
-    network.to(memory_format=torch.channels_last)
-    load_state(network, round.start)
-    pruned = _Pruned(network, round.mask)
-    pruned.zero()
-    model = _distributed(network)
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=schedule.learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        foreach=True,
+    on_cuda = device.type == "cuda"
+    torch.backends.cudnn.benchmark = on_cuda  # batches are all of one size
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        under_way = _Training(network, dataset, round, training, schedule, seed, device)
+        return under_way.run(observer, progress)
+
+
+def fits(progress: Progress, network: nn.Module, round: Round, schedule: Schedule) -> bool:
+    """Whether ``network`` can go on with ``round`` from there."""
+    tensors = {**progress.weights, **progress.workers[0].buffers}
+    own: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    own |= dict(network.named_buffers())
+    return (
+        round.first <= progress.step < schedule.end
+        and tensors.keys() == own.keys()
+        and all(tensors[name].shape == tuple(tensor.shape) for name, tensor in own.items())
     )
-    began, loss_sum, iterations, accuracy = time.perf_counter(), 0.0, 0, 0.0
-    for iteration in range(round.first.iteration, schedule.end.iteration):
-        if on_rewind_point is not None and iteration == schedule.rewind.iteration:
-            world.average_statistics(network)
-            on_rewind_point(state_of(network))
-        optimiser.param_groups[0]["lr"] = schedule.learning_rate_at(Step(iteration))
-        batch = _batch(len(dataset.train), iteration, schedule, training.batch_size, seed, round.index)
-        epoch = iteration // schedule.iterations_per_epoch
-        draw = Draw(dataset.augmentation, seed, round.index, epoch)
-        loss_sum += _step(model, optimiser, train, batch, draw)
-        pruned.zero()
-        iterations += 1
-        if (iteration + 1) % schedule.iterations_per_epoch == 0:
-            number = (iteration + 1) // schedule.iterations_per_epoch
-            world.average_statistics(network)
-            (loss,) = world.total(loss_sum / iterations)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"training diverged in round {round.index} ({round.ratio}), epoch {number}: "
-                    f"the loss is {loss}; lower training.learning_rate or lengthen training.warmup"
+
+
+class _Training:
+    """A round under way, on this worker."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dataset: Dataset,
+        round: Round,
+        training: Training,
+        schedule: Schedule,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._dataset = dataset
+        self._device = device
+        self._round = round
+        self._schedule = schedule
+        self._seed = seed
+        self._batch_size = training.batch_size
+        self._bfloat16 = training.precision == "bfloat16"
+        self._train = self._images(dataset.train)
+        layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        self._network = network.to(device).to(memory_format=layout)
+        load_state(network, round.start)
+        self._parameters = FlatParameters(network, round.mask)
+        self._optimiser = torch.optim.SGD(
+            [self._parameters.weights],
+            lr=schedule.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            fused=True,  # one pass over memory instead of four
+        )
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    def run(self, observer: Observer, progress: Progress | None) -> Trained:
+        schedule, round, network = self._schedule, self._round, self._network
+        first = self._begin(progress)
+        world.require_same(self._parameters.digest(), "weights")
+        validation = self._images(self._dataset.validation)
+        accuracy, began, begun = 0.0, time.perf_counter(), first.iteration
+        for iteration in range(first.iteration, schedule.end.iteration):
+            if observer.rewind_point and round.index == 0 and iteration == schedule.rewind.iteration:
+                world.average_statistics(network)
+                observer.rewind_point(state_of(network))
+            stopping = self._step(iteration, observer.asked_to_stop())
+            done = iteration + 1
+            epoch, rest = divmod(done, schedule.iterations_per_epoch)
+            if rest == 0:
+                world.average_statistics(network)
+                loss = self._mean_loss(epoch)
+                accuracy = evaluate(network, validation)  # the last one is the round's
+                images, now = (done - begun) * self._batch_size, time.perf_counter()
+                observer.epoch(Epoch(epoch, loss, accuracy, images, now - began))
+                began, begun = now, done
+            if done == schedule.end.iteration:
+                break
+            if observer.progress and (stopping or done % schedule.save_every == 0):
+                self._save(Step(done), observer.progress)
+            if stopping:
+                raise StoppedError(f"training was stopped in round {round.index} at step {done}")
+        world.require_same(self._parameters.digest(), "weights")
+        tensors = state_of(network)
+        _require_pruned(tensors, round.mask)
+        return Trained(tensors, accuracy, evaluate(network, self._images(self._dataset.test)))
+
+    def _images(self, split: Split) -> Images:
+        dataset = self._dataset
+        return Images.of(split, dataset.input_spec, device=self._device, memory_limit=dataset.memory_limit)
+
+    def _begin(self, progress: Progress | None) -> Step:
+        """Where to go on: at the round's first step, or with the state of ``progress``."""
+        if progress is None:
+            self._draw_anew(self._round.first)
+            return self._round.first
+        parameters = dict(self._network.named_parameters())
+        for name, values in progress.weights.items():
+            parameters[name].data.copy_(torch.from_numpy(values))
+        if progress.momentum:
+            momentum = {name: torch.from_numpy(values) for name, values in progress.momentum.items()}
+            state = self._optimiser.state[self._parameters.weights]
+            state["momentum_buffer"] = self._parameters.filled(momentum)
+        if len(progress.workers) == world.size():
+            own = progress.workers[world.rank()]
+            self._loss += own.loss
+        else:
+            own = progress.workers[0]
+            self._loss += sum(worker.loss for worker in progress.workers) if world.rank() == 0 else 0.0
+        if len(progress.workers) == world.size() and own.random.keys() == self._random().keys():
+            torch.set_rng_state(torch.from_numpy(own.random["cpu"]))
+            if self._device.type == "cuda":
+                torch.cuda.set_rng_state(torch.from_numpy(own.random["cuda"]), self._device)
+        else:
+            self._draw_anew(progress.step)
+        for name, buffer in self._network.named_buffers():
+            buffer.copy_(torch.from_numpy(own.buffers[name]))
+        return progress.step
+
+    def _draw_anew(self, step: Step) -> None:
+        """Sets torch's random numbers, for dropout and its like; each worker has its own."""
+        entropy = [self._seed, self._round.index, step.iteration, world.rank()]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
+
+    def _random(self) -> dict[str, NDArray[np.generic]]:
+        states = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._device)
+        return {name: state.numpy() for name, state in states.items()}
+
+    def _step(self, iteration: int, asked: bool) -> bool:
+        """One optimiser step on the global batch of ``iteration``; whether a worker ``asked`` to stop."""
+        epoch, index = divmod(iteration, self._schedule.iterations_per_epoch)
+        size = self._batch_size
+        images = _permutation(len(self._dataset.train), self._seed, self._round.index, epoch)
+        part = world.share(images[index * size : (index + 1) * size])
+        draw = Draw(self._dataset.augmentation, self._seed, self._round.index, epoch)
+        self._optimiser.param_groups[0]["lr"] = self._schedule.learning_rate_at(Step(iteration))
+        self._parameters.zero_gradients()
+        inputs, labels = self._train.read(part, draw), self._train.labels[part.to(self._device)]
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            logits = self._network(inputs)
+        # The workers' losses add up to the global batch's mean, also when their parts are unequal.
+        loss = functional.cross_entropy(logits.float(), labels, reduction="sum") / size
+        torch.autograd.backward(loss)
+        asking = self._parameters.add_up_gradients(asked)
+        self._optimiser.step()
+        self._parameters.prune()
+        self._loss += loss.detach()
+        # To read a number from an accelerator is to wait for it.
+        return bool((self._device.type == "cpu" or iteration % 8 == 0) and asking > 0)
+
+    def _mean_loss(self, epoch: int) -> float:
+        """Over the iterations of ``epoch``, counted from 1, that this round has; begins a new sum."""
+        per_epoch = self._schedule.iterations_per_epoch
+        iterations = epoch * per_epoch - max((epoch - 1) * per_epoch, self._round.first.iteration)
+        (loss,) = world.total(float(self._loss) / iterations)
+        self._loss.zero_()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"training diverged in round {self._round.index} ({self._round.ratio}), epoch {epoch}: "
+                f"the loss is {loss}; lower training.learning_rate or lengthen training.warmup"
+            )
+        return loss
+
+    def _save(self, step: Step, keep: Callable[[Progress], None]) -> None:
+        own = Own(
+            buffers={name: array(buffer) for name, buffer in self._network.named_buffers()},
+            random=self._random(),
+            loss=float(self._loss),
+        )
+        workers = world.gather(own)
+        if world.rank() == 0:
+            weights, momentum = self._parameters.named(self._parameters.weights.data), {}
+            state = self._optimiser.state[self._parameters.weights]
+            if state.get("momentum_buffer") is not None:
+                momentum = self._parameters.named(state["momentum_buffer"])
+            keep(
+                Progress(
+                    round=self._round.index,
+                    step=step,
+                    weights={name: array(tensor) for name, tensor in weights.items()},
+                    momentum={name: array(tensor) for name, tensor in momentum.items()},
+                    workers=tuple(workers),
                 )
-            accuracy = evaluate(network, validation)  # the last one is the round's
-            on_epoch(Epoch(number, loss, accuracy, time.perf_counter() - began))
-            began, loss_sum, iterations = time.perf_counter(), 0.0, 0
-    tensors = state_of(network)
-    _require_pruned(tensors, round.mask)
-    test = _images(dataset, dataset.test)
-    return Trained(tensors, accuracy, evaluate(network, test))
-
-
-def _images(dataset: Dataset, split: Split) -> Images:
-    return Images.of(split, dataset.input_spec, memory_limit=dataset.memory_limit)
+            )
 
 
 def evaluate(network: nn.Module, data: Images) -> float:
-    """The fraction of images classified right, each counted once, whatever the number of workers."""
+    """The fraction of images classified right, each counted once, whatever the number of workers.
+
+    In float32, as variants are.
+    """
+    device = data.labels.device
     network.eval()
-    right = 0
     with torch.inference_mode():
+        right = torch.zeros((), dtype=torch.int64, device=device)
         for part in torch.split(world.share(torch.arange(len(data.labels))), _EVALUATION_BATCH):
             answers = network(data.read(part)).argmax(1)
-            right += int((answers == data.labels[part]).sum())
+            right += (answers == data.labels[part.to(device)]).sum()
     network.train()
-    (all_right,) = world.total(right)
+    (all_right,) = world.total(int(right))
     return all_right / len(data.labels)
-
-
-def state_of(network: nn.Module) -> dict[str, np.ndarray]:
-    """Weights and batch norm statistics as arrays of their own, C-contiguous.
-
-    Without ``num_batches_tracked``, which nothing reads where batch norm has a momentum.
-    """
-    return {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format).numpy()
-        for name, tensor in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-
-
-def load_state(network: nn.Module, tensors: Tensors) -> None:
-    """The opposite of :func:`state_of`, in place, bit for bit.
-
-    Raises:
-        ValueError: if a tensor of the network is missing.
-    """
-    state = network.state_dict()
-    for name, tensor in state.items():
-        if not name.endswith("num_batches_tracked"):
-            if name not in tensors:
-                raise ValueError(f"there are no weights for {name}")
-            tensor.copy_(torch.tensor(tensors[name]))
-
-
-class _Pruned:
-    """The pruned weights of a network, zeroed in place."""
-
-    def __init__(self, network: nn.Module, mask: Mask) -> None:
-        parameters = dict(network.named_parameters())
-        self._places = []
-        for name, kept in mask.items():
-            if not kept.all():
-                where = torch.empty_like(parameters[name], dtype=torch.bool)
-                self._places.append((parameters[name], where.copy_(torch.tensor(~kept))))
-
-    @torch.no_grad()
-    def zero(self) -> None:
-        # Not a product with the mask: that gives -0.0 for negative weights and NaN for infinite ones.
-        for parameter, where in self._places:
-            parameter.masked_fill_(where, 0.0)
 
 
 def _require_pruned(tensors: Tensors, mask: Mask) -> None:
@@ -204,37 +330,7 @@ def _require_pruned(tensors: Tensors, mask: Mask) -> None:
         assert not np.any(tensors[name][~kept].view(np.uint32)), f"{name} has revived weights"
 
 
-def _distributed(network: nn.Module) -> nn.Module:
-    """``network`` with gradients averaged over the workers, if there are several."""
-    if world.size() == 1:
-        return network
-    with warnings.catch_warnings():
-        # Its successor, forward_sync_buffers, is not in every release of torch that we support.
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        # Statistics are averaged when they are read; sending them at every step only costs time.
-        return DistributedDataParallel(network, broadcast_buffers=False)
-
-
-def _batch(images: int, iteration: int, schedule: Schedule, size: int, seed: int, round: int) -> Tensor:
-    """Indices of the global batch: a slice of the epoch's permutation, the same on every worker."""
-    epoch, index = divmod(iteration, schedule.iterations_per_epoch)
-    return _permutation(images, seed, round, epoch)[index * size : (index + 1) * size]
-
-
 @lru_cache(maxsize=1)
 def _permutation(images: int, seed: int, round: int, epoch: int) -> Tensor:
+    """The images in an epoch's order, the same on every worker; a batch is a slice of it."""
     return torch.from_numpy(np.random.default_rng([seed, round, epoch]).permutation(images))
-
-
-def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, data: Images, batch: Tensor, draw: Draw
-) -> float:
-    """One optimiser step on the global ``batch``; this worker's part of its mean loss."""
-    part = world.share(batch)
-    optimiser.zero_grad()
-    logits = model(data.read(part, draw))
-    # The workers' losses add up to the global batch's mean, also when their parts are unequal.
-    loss = functional.cross_entropy(logits, data.labels[part], reduction="sum") / len(batch)
-    torch.autograd.backward(loss * world.size())
-    optimiser.step()
-    return float(loss.detach())

@@ -6,9 +6,14 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from torch import nn
 
 from shifter.errors import RecipeError
+from shifter.models import prunable_names
 from shifter.values import CompressionRatio, Mask, Tensors
+
+LAST_LINEAR = "last-linear"
+"""In a recipe, the weight of the last linear layer."""
 
 
 def rank_by_magnitude(tensors: Tensors, mask: Mask, ratio: CompressionRatio) -> Mask:
@@ -46,18 +51,22 @@ def dense_mask(tensors: Tensors, names: Iterable[str]) -> Mask:
     return Mask({name: np.ones(tensors[name].shape, np.bool_) for name in names})
 
 
-def without_excluded(prunable: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
-    """``prunable`` less the tensors that a recipe excludes.
+def tensors_to_prune(network: nn.Module, exclude: Sequence[str]) -> tuple[str, ...]:
+    """The prunable tensors of ``network`` less those that a recipe excludes.
+
+    Args:
+        exclude: names of tensors; ``last-linear`` is the weight of the linear layer that comes last.
 
     Raises:
         RecipeError: if a name in ``exclude`` is no prunable tensor, or nothing is left to prune.
     """
-    for name in exclude:
-        if name not in prunable:
-            near = difflib.get_close_matches(name, prunable, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(prunable)}"
-            raise RecipeError(f"pruning.exclude: the network has no prunable tensor {name!r}; {hint}")
-    rest = tuple(name for name in prunable if name not in exclude)
+    prunable = prunable_names(network)
+    excluded = {_last_linear(network) if name == LAST_LINEAR else name for name in exclude}
+    for name in sorted(excluded - set(prunable)):
+        near = difflib.get_close_matches(name, [*prunable, LAST_LINEAR], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(prunable)}"
+        raise RecipeError(f"pruning.exclude: the network has no prunable tensor {name!r}; {hint}")
+    rest = tuple(name for name in prunable if name not in excluded)
     if not rest:
         raise RecipeError("pruning.exclude: every prunable tensor is excluded; leave at least one")
     return rest
@@ -75,3 +84,10 @@ def require_enough(ratios: Sequence[float], total: int) -> None:
                 f"pruning.ratios: {CompressionRatio(ratio)} would leave less than one of the network's "
                 f"{total:,} prunable weights; the largest ratio possible is {total}"
             )
+
+
+def _last_linear(network: nn.Module) -> str:
+    names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    if not names:
+        raise RecipeError(f"pruning.exclude: {LAST_LINEAR}: the network has no linear layer; leave it out")
+    return f"{names[-1]}.weight" if names[-1] else "weight"

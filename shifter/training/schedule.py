@@ -18,6 +18,7 @@ class Schedule:
             permutation waits for another one.
         end: where a round ends.
         rewind: the step of round 0 whose weights later rounds start from, and where they start.
+        save_every: iterations between two mid-round states.
     """
 
     iterations_per_epoch: int
@@ -27,6 +28,7 @@ class Schedule:
     milestones: tuple[Step, ...]
     gamma: float
     warmup: Step
+    save_every: int
 
     @classmethod
     def of(cls, recipe: Recipe, images: int) -> Schedule:
@@ -59,6 +61,7 @@ class Schedule:
             milestones=tuple(Step.parse(text, iterations) for text in training.milestones),
             gamma=training.gamma,
             warmup=Step.parse(training.warmup, iterations),
+            save_every=Step.parse(training.save_every, iterations).iteration,
         )
 
     def learning_rate_at(self, step: Step) -> float:

@@ -1,38 +1,49 @@
 """Phase 1 on a Ray cluster: one Ray Train fit whose workers run all rounds together.
 
-The only module of this package that knows Ray.
+A worker that is lost ends the fit, and another goes on from the state that was saved last. The only
+module of this package that knows Ray.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
+import time
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
 from shifter.data import load
-from shifter.errors import ShifterError, TrainingError
+from shifter.errors import ShifterError, StoppedError, TrainingError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.archive import Archive
+from shifter.training.course import complete, is_trained, recording
 from shifter.training.imp import OnEvent, check, iterative_magnitude_pruning
 
+PATIENCE = 4
+"""Fits that may fail one after another without a step of progress."""
 _POLL_SECONDS = 0.2
 
 
 def train(recipe: Recipe, store_uri: str, run_name: str, on_event: OnEvent) -> None:
-    """Trains what is left of a run, on ``recipe.workers`` workers of the connected Ray cluster.
+    """Trains what is left of a run, on the recipe's workers, on the connected Ray cluster.
 
-    Needs one CPU per worker and nothing else of the cluster; the store has to be reachable from
-    every node. If it is interrupted, the workers end when this process leaves the cluster.
+    Needs one CPU per worker, takes one GPU for each where the cluster has as many, and nothing else;
+    the store has to be reachable from every node. If it is interrupted, the workers end when this
+    process leaves the cluster.
 
     Args:
         on_event: called in this thread; see :func:`iterative_magnitude_pruning` for what it receives.
@@ -40,17 +51,52 @@ def train(recipe: Recipe, store_uri: str, run_name: str, on_event: OnEvent) -> N
     Raises:
         RecipeError: before any worker is started, if the recipe does not fit its data or network.
         DataError: likewise, if the data cannot be used.
-        TrainingError: if training diverged, or a worker was lost.
+        TrainingError: if training diverged, or workers were lost again and again.
     """
     run = Run.attach(store_uri, run_name)
-    finished = run.finished_rounds()
-    if finished < recipe.rounds:
+    if not is_trained(run):
         check(recipe, load(recipe.data, recipe.seed))
-        _fit(recipe, run, finished, on_event)
-    Archive(run, finished).forget_rewind_point()
+        _train_whatever_is_lost(recipe, run, recording(run, on_event))
+    complete(run)
 
 
-def _fit(recipe: Recipe, run: Run, finished: int, on_event: OnEvent) -> None:
+def _train_whatever_is_lost(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
+    furthest, failed = (-1, -1), 0
+    begun = furthest
+
+    def watch(event: Mapping[str, Any]) -> None:
+        nonlocal begun
+        if event["event"] == "attempt":
+            begun = event["round"], event["iteration"]
+        on_event(event)
+
+    while not is_trained(run):
+        try:
+            _fit(recipe, run, watch)
+            why = "was asked to stop"
+        except TrainingFailedError as error:
+            # What is more than one line is Ray's own report.
+            why = f"was lost ({str(error).strip().splitlines()[-1]})"
+            failed = 1 if begun > furthest else failed + 1
+            furthest = max(begun, furthest)
+            if failed == PATIENCE:
+                raise TrainingError(
+                    f"the workers of {run.name} failed {failed} times without getting any further; the same "
+                    f"command goes on from round {run.finished_rounds()}. What Ray says:\n{error}"
+                ) from error
+        if not is_trained(run):
+            text = f"a worker {why}: training goes on from what was saved last"
+            on_event({"event": "note", "round": run.finished_rounds(), "text": text})
+            time.sleep(failed)
+
+
+def _fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
+    """Trains until no round is left, or until a worker was asked to stop.
+
+    Raises:
+        ShifterError: as a worker raised it.
+        TrainingFailedError: if workers were lost.
+    """
     # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
     # A queue, because ray.train.report is a barrier for all workers and as slow as that period.
@@ -64,11 +110,10 @@ def _fit(recipe: Recipe, run: Run, finished: int, on_event: OnEvent) -> None:
                     "recipe": recipe.resolved(),
                     "store": run.store.uri,
                     "run": run.name,
-                    "finished": finished,
                     "events": events,
                 },
-                torch_config=TorchConfig(backend="gloo"),
-                scaling_config=ScalingConfig(num_workers=recipe.workers, resources_per_worker={"CPU": 1}),
+                torch_config=_Config(backend="cpu:gloo,cuda:nccl" if _has_gpus(recipe) else "gloo"),
+                scaling_config=_scaling(recipe),
                 # Ray Train would silently take up a former fit of the same name and place.
                 run_config=RunConfig(name=uuid.uuid4().hex, storage_path=scratch),
             )
@@ -88,12 +133,62 @@ def _fit(recipe: Recipe, run: Run, finished: int, on_event: OnEvent) -> None:
             try:
                 fit.result()
             except TrainingFailedError as error:
-                raise failure or TrainingError(
-                    f"the workers of {run.name} failed; the same command goes on from round "
-                    f"{run.finished_rounds()}. What Ray says:\n{error}"
-                ) from error
+                if failure is None:
+                    raise
+                raise failure from error
     finally:
         events.shutdown(force=True)
+
+
+def _has_gpus(recipe: Recipe) -> bool:
+    gpus: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    return gpus >= recipe.min_workers
+
+
+def _scaling(recipe: Recipe) -> ScalingConfig:
+    """An elastic group is started again, larger or smaller, as the cluster's resources change."""
+    low, high = recipe.min_workers, recipe.max_workers
+    gpus = _has_gpus(recipe)
+    return ScalingConfig(
+        num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
+        use_gpu=gpus,
+        resources_per_worker={"CPU": 1, **({"GPU": 1} if gpus else {})},
+    )
+
+
+class _Backend(_TorchBackend):
+    """torch.distributed, on workers that heed SIGTERM."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_start(worker_group, backend_config)
+        # Here, because this runs in their main threads, and only those may do it.
+        worker_group.execute(_heed_sigterm)
+
+
+class _Config(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+_sigterm = threading.Event()
+
+
+def _heed_sigterm() -> None:
+    def ask(number: int, frame: object) -> None:
+        _sigterm.set()
+        signal.signal(signal.SIGTERM, before)  # the next one does what it always did
+
+    before = signal.signal(signal.SIGTERM, ask)
+
+
+def _asked_to_stop() -> bool:
+    """Whether this process got a SIGTERM, or a node of the workers is being drained.
+
+    Ray's public function for that is a barrier for all workers; here, asking costs nothing, and the
+    workers tell each other.
+    """
+    return _sigterm.is_set() or get_train_context().preemption_context.preemption_info is not None
 
 
 def _in_thread(trainer: TorchTrainer) -> Future[None]:
@@ -117,13 +212,22 @@ def _in_thread(trainer: TorchTrainer) -> Future[None]:
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What each worker runs: all rounds that are left."""
+    """What each worker runs: all rounds that are left, or until one is asked to stop."""
     torch.set_num_threads(1)  # a worker has one CPU
     recipe = Recipe.model_validate(config["recipe"])
     events: Queue = config["events"]
     try:
-        archive = Archive(Run.attach(config["store"], config["run"]), config["finished"])
-        iterative_magnitude_pruning(recipe, load(recipe.data, recipe.seed), archive, events.put)
+        run = Run.attach(config["store"], config["run"])
+        iterative_magnitude_pruning(
+            recipe,
+            load(recipe.data, recipe.seed),
+            Archive(run, recipe.digest()),
+            events.put,
+            device=get_device(),
+            asked_to_stop=_asked_to_stop,
+        )
+    except StoppedError:
+        return  # what is saved is there; the driver sees that rounds are left
     except ShifterError as error:
         events.put(error)  # Ray Train would pass on its text only
         raise

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from shifter.errors import TrainingError
+from shifter.errors import ShifterError, TrainingError
+
+T = TypeVar("T")
 
 
 def size() -> int:
@@ -32,6 +37,12 @@ def total(*numbers: float) -> list[float]:
     return [float(number) for number in summed]
 
 
+def add_up(tensor: Tensor) -> None:
+    """Sums ``tensor`` over all workers, in place: bit for bit the same on each and in each repetition."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+
+
 def average_statistics(network: nn.Module) -> None:
     """Makes batch norm's running statistics, which each worker has of its own part, their mean."""
     if size() == 1:
@@ -41,6 +52,34 @@ def average_statistics(network: nn.Module) -> None:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= size()
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What ``make`` gives on worker 0, on every worker; only that one calls it.
+
+    Raises:
+        ShifterError: likewise on every worker.
+    """
+    made: list[T | ShifterError | None] = [None]
+    if rank() == 0:
+        try:
+            made = [make()]
+        except ShifterError as error:
+            made = [error]
+    if size() > 1:
+        dist.broadcast_object_list(made)
+    if isinstance(made[0], ShifterError):
+        raise made[0]
+    return made[0]  # type: ignore[return-value]
+
+
+def gather(mine: T) -> list[T]:
+    """What each worker gave, in their order; empty but on worker 0."""
+    if size() == 1:
+        return [mine]
+    gathered: list[T] = [mine] * size() if rank() == 0 else []
+    dist.gather_object(mine, gathered or None)
+    return gathered
 
 
 def require_same(digest: str, what: str) -> None:

@@ -16,7 +16,8 @@ from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.archive import Archive
 from shifter.training.imp import iterative_magnitude_pruning
-from shifter.training.loop import Round, evaluate, state_of, train_round
+from shifter.training.loop import Observer, Round, evaluate, train_round
+from shifter.training.network_state import state_of
 from shifter.training.ranking import dense_mask
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Mask, Step
@@ -45,15 +46,17 @@ def train_without_norm(recipe, dataset):
         recipe.training,
         Schedule.of(recipe, len(dataset.train)),
         recipe.seed,
-        on_epoch=lambda epoch: None,
+        Observer(lambda epoch: None),
     )
 
 
-def train_with_other_masks(recipe, dataset, rank):
+def train_apart(recipe, dataset, *, masks=0, weights=0):
+    """Trains with another mask, or other weights, than the rest; the error that this gives."""
     network = WithoutNorm()
     start = state_of(network)
     kept = np.ones(start["conv.weight"].shape, np.bool_)
-    kept[rank] = False
+    kept[masks] = False
+    start["conv.bias"] += weights
     try:
         train_round(
             network,
@@ -62,7 +65,7 @@ def train_with_other_masks(recipe, dataset, rank):
             recipe.training,
             Schedule.of(recipe, len(dataset.train)),
             recipe.seed,
-            on_epoch=lambda epoch: None,
+            Observer(lambda epoch: None),
         )
     except TrainingError as error:
         return str(error)
@@ -76,7 +79,7 @@ def main(rank, folder):
 
     def train(store):
         run = Run.attach(str(store), "run")
-        iterative_magnitude_pruning(recipe, dataset, Archive(run, run.finished_rounds()), events.append)
+        iterative_magnitude_pruning(recipe, dataset, Archive(run, recipe.digest()), events.append)
 
     train(folder / "unbroken")
     if rank == 0:
@@ -93,7 +96,8 @@ def main(rank, folder):
     result = {
         "events": events,
         "accuracy": evaluate(network, Images.of(dataset.train, dataset.input_spec)),
-        "masks": train_with_other_masks(recipe, dataset, rank),
+        "masks": train_apart(recipe, dataset, masks=rank),
+        "weights": train_apart(recipe, dataset, weights=rank),
     }
     (folder / f"result-{rank}.json").write_text(json.dumps(result))
 

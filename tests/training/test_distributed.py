@@ -8,10 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from shifter.data import Images
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
 from shifter.store import Store
-from shifter.training.loop import Images, evaluate
+from shifter.training.loop import evaluate
 
 from . import one_of_several
 
@@ -69,9 +70,10 @@ def test_every_image_is_counted_once(results, dataset):
     assert [result["accuracy"] for result in results] == [expected] * SIZE
 
 
-def test_workers_with_different_masks_are_stopped(results):
+@pytest.mark.parametrize("what", ["masks", "weights"])
+def test_workers_that_are_apart_are_stopped(results, what):
     for result in results:
-        assert "the workers hold different masks (worker 0: " in result["masks"]
+        assert f"the workers hold different {what} (worker 0: " in result[what]
 
 
 def test_only_the_first_worker_reports(results):

@@ -16,10 +16,10 @@ from shifter.sparse import SparseCheckpoint
 from shifter.store import Store
 from shifter.training import imp
 from shifter.training.archive import Archive
-from shifter.training.loop import state_of
+from shifter.training.network_state import state_of
 from shifter.training.ranking import rank_by_magnitude
 from shifter.training.schedule import Schedule
-from shifter.values import CompressionRatio
+from shifter.values import CompressionRatio, Step
 
 
 def run_imp(recipe, dataset, store):
@@ -34,7 +34,7 @@ def run_imp(recipe, dataset, store):
     original = imp.train_round
     imp.train_round = train_round
     try:
-        archive = Archive(run, run.finished_rounds())
+        archive = Archive(run, recipe.digest())
         imp.iterative_magnitude_pruning(recipe, dataset, archive, events.append)
     finally:
         imp.train_round = original
@@ -161,7 +161,9 @@ def test_events_tell_how_it_goes(recipe, unbroken):
         *((r, n) for r in (1, 2, 3) for n in (2, 3)),
     ]
     assert [e["ratio"] for e in rounds] == [1, 2, 4, 16]
-    for event in events:
+    (attempt,) = (event for event in events if event["event"] == "attempt")
+    assert attempt == {"event": "attempt", "workers": 1, "device": "cpu", "round": 0, "iteration": 0}
+    for event in [*epochs, *rounds]:
         assert 0 <= event["validation_accuracy"] <= 1
         assert event["rounds"] == 4
 
@@ -175,6 +177,33 @@ def test_excluded_tensors_stay_dense(recipe, dataset, tmp_path):
     found = checkpoint(run, 1)
     assert "classifier.weight" not in found.mask()
     assert np.all(found.read("classifier.weight") != 0)
+
+
+def test_with_learning_rate_rewinding_a_round_goes_on_with_the_weights_of_the_last(recipe, dataset, tmp_path):
+    pruning = recipe.pruning.model_copy(update={"rewind": "learning-rate", "ratios": (2.0, 4.0)})
+    run, _, rounds = run_imp(recipe.model_copy(update={"pruning": pruning}), dataset, tmp_path)
+    schedule = Schedule.of(recipe, len(dataset.train))
+    assert [round.first for round in rounds] == [Step(0), schedule.rewind, schedule.rewind]
+    for index in (1, 2):
+        trained = checkpoint(run, index - 1).tensors()
+        assert all(rounds[index].start[name].tobytes() == trained[name].tobytes() for name in trained)
+    assert not run.store.list(run.resume_key("rewind"))
+
+
+def test_a_run_ends_with_the_first_round_below_the_floor(recipe, dataset, unbroken, tmp_path):
+    accuracies = [event["validation_accuracy"] for event in unbroken[1] if event["event"] == "round"]
+    fell = int(np.argmin(accuracies))
+    assert fell > 0, "pruned networks know less"
+    pruning = recipe.pruning.model_copy(update={"accuracy_floor": accuracies[fell] + 1e-9})
+    floored = recipe.model_copy(update={"pruning": pruning})
+    first = next(i for i, accuracy in enumerate(accuracies) if accuracy <= accuracies[fell])
+    for trained in (first + 1, 0):  # and started again, nothing is trained
+        run, events, rounds = run_imp(floored, dataset, tmp_path)
+        assert len(rounds) == trained
+        (note,) = [event for event in events if event["event"] == "note"]
+        assert f"{accuracies[first]:.2%}, below the floor of" in note["text"]
+    assert run.finished_rounds() == first + 1
+    assert run.rounds() == first
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 from shifter.data import Images
 from shifter.errors import TrainingError
 from shifter.models import build, initialise, prunable_names
-from shifter.training.loop import Round, evaluate, load_state, state_of, train_round
+from shifter.training.loop import Observer, Round, evaluate, train_round
+from shifter.training.network_state import load_state, state_of
 from shifter.training.ranking import dense_mask, rank_by_magnitude
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
@@ -40,8 +41,7 @@ def train(recipe, dataset, schedule):
             recipe.training.model_copy(update=changes),
             schedule,
             recipe.seed,
-            on_epoch=epochs.append,
-            on_rewind_point=on_rewind_point,
+            Observer(epochs.append, rewind_point=on_rewind_point),
         )
         return trained, epochs
 
@@ -177,3 +177,30 @@ def test_divergence_is_an_error_that_says_what_to_do(network, train, schedule, r
     start = dict(round.start) | {"classifier.bias": np.full(10, np.nan, np.float32)}
     with pytest.raises(TrainingError, match=r"diverged in round 1 \(2x\), epoch 1: the loss is nan; lower"):
         train(network, Round(1, round.ratio, round.mask, start, Step(0)))
+
+
+def test_bfloat16_trains_float32_weights(network, train):
+    round = sparse_round(network, ratio=2.0)
+    whole, _ = train(network, round)
+    half, epochs = train(network, round, precision="bfloat16")
+    assert {array.dtype for array in half.tensors.values()} == {np.dtype(np.float32)}
+    assert bits(half.tensors) != bits(whole.tensors)
+    assert half.test_accuracy == pytest.approx(whole.test_accuracy, abs=0.15)
+    assert epochs[-1].loss < epochs[0].loss
+
+
+def test_the_layout_in_memory_is_not_seen_in_the_tensors(network, train):
+    round = sparse_round(network, ratio=2.0)
+    last, _ = train(network, round)
+    first, _ = train(network, round, channels_last=False)
+    for name, array in first.tensors.items():
+        assert array.flags.c_contiguous
+        assert array.shape == last.tensors[name].shape
+    assert first.test_accuracy == pytest.approx(last.test_accuracy, abs=0.1)
+
+
+def test_epochs_count_the_images_that_were_trained_on(network, train, schedule, recipe):
+    _, epochs = train(network, sparse_round(network, ratio=2.0, first=schedule.rewind.iteration))
+    size, per_epoch = recipe.training.batch_size, schedule.iterations_per_epoch
+    begun = 2 * per_epoch - schedule.rewind.iteration
+    assert [epoch.images for epoch in epochs] == [begun * size, per_epoch * size]

@@ -1,13 +1,16 @@
 """Masks are exact, shrink only, and keep the largest weights of the whole network."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch import nn
 
 from shifter.errors import RecipeError
-from shifter.training.ranking import dense_mask, rank_by_magnitude, without_excluded
+from shifter.training.ranking import dense_mask, rank_by_magnitude, tensors_to_prune
 from shifter.values import CompressionRatio, Mask
 
 # Few distinct values: ties, zeros and both signs are the rule.
@@ -89,17 +92,32 @@ def test_weights_that_are_no_numbers_are_refused():
         rank_by_magnitude(tensors, dense_mask(tensors, tensors), CompressionRatio(2))
 
 
+def network(**layers):
+    return nn.Sequential(OrderedDict(layers))
+
+
 def test_excluded_tensors_are_left_out():
-    assert without_excluded(["a.weight", "b.weight"], ["b.weight"]) == ("a.weight",)
+    small = network(
+        stem=nn.Conv2d(1, 2, 3), norm=nn.BatchNorm2d(2), middle=nn.Linear(2, 2), end=nn.Linear(2, 2)
+    )
+    assert tensors_to_prune(small, []) == ("end.weight", "middle.weight", "stem.weight")
+    assert tensors_to_prune(small, ["stem.weight"]) == ("end.weight", "middle.weight")
+    assert tensors_to_prune(small, ["last-linear"]) == ("middle.weight", "stem.weight")
+    assert tensors_to_prune(small, ["last-linear", "end.weight"]) == ("middle.weight", "stem.weight")
 
 
 def test_an_unknown_exclusion_is_refused_with_the_nearest_name():
+    small = network(stem=nn.Conv2d(1, 2, 3), classifier=nn.Linear(2, 2))
     with pytest.raises(RecipeError, match=r"'clasifier\.weight'; did you mean classifier\.weight\?"):
-        without_excluded(["classifier.weight", "stem.weight"], ["clasifier.weight"])
-    with pytest.raises(RecipeError, match="'zzz'; known are a, b"):
-        without_excluded(["a", "b"], ["zzz"])
+        tensors_to_prune(small, ["clasifier.weight"])
+    with pytest.raises(RecipeError, match="'last_linear'; did you mean last-linear"):
+        tensors_to_prune(small, ["last_linear"])
+    with pytest.raises(RecipeError, match=r"'zzz'; known are classifier\.weight, stem\.weight"):
+        tensors_to_prune(small, ["zzz"])
+    with pytest.raises(RecipeError, match="has no linear layer"):
+        tensors_to_prune(network(stem=nn.Conv2d(1, 2, 3)), ["last-linear"])
 
 
 def test_something_has_to_be_left_to_prune():
     with pytest.raises(RecipeError, match="leave at least one"):
-        without_excluded(["a", "b"], ["b", "a"])
+        tensors_to_prune(network(end=nn.Linear(2, 2)), ["last-linear"])

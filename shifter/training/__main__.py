@@ -1,0 +1,178 @@
+"""Phase 1 without Ray: in one process, or in as many as torchrun starts.
+
+::
+
+    python -m shifter.training jobs/recipes/digits.yaml --store runs --set workers=1
+    torchrun --nproc-per-node 2 -m shifter.training jobs/recipes/digits.yaml --store runs
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import typer
+
+from shifter.data import load
+from shifter.errors import RecipeError, ShifterError, StoppedError
+from shifter.recipe import Recipe
+from shifter.run import Run
+from shifter.store import Store
+from shifter.training import world
+from shifter.training.archive import Archive
+from shifter.training.course import complete, is_trained, recording
+from shifter.training.imp import iterative_magnitude_pruning
+
+STOPPED = 143
+"""Exit status after SIGTERM, as shells have it."""
+
+
+def train(recipe: Recipe, store: str, name: str | None) -> Run:
+    """Trains what is left of a run, on the processes of torch.distributed or in this one.
+
+    Raises:
+        RecipeError: if there are not as many processes as the recipe has workers.
+        StoppedError: after SIGTERM or SIGINT, with the state saved.
+    """
+    if not recipe.min_workers <= world.size() <= recipe.max_workers:
+        raise RecipeError(
+            f"workers: the recipe has {recipe.max_workers}, but {world.size()} processes were started: start "
+            f"as many with torchrun --nproc-per-node {recipe.max_workers}, "
+            f"or give --set workers={world.size()}"
+        )
+    # One after another: worker 0 makes the run that the others attach to.
+    found = world.from_first(lambda: Run.begin(Store.open(store), recipe, name).name)
+    run = Run.attach(store, found)
+    if not world.from_first(lambda: is_trained(run)):
+        dataset = load(recipe.data, recipe.seed)
+        archive = Archive(run, recipe.digest())
+        on_event = recording(run, _Lines())
+        with _signals() as asked:
+            iterative_magnitude_pruning(
+                recipe, dataset, archive, on_event, device=_device(), asked_to_stop=asked.is_set
+            )
+    if world.rank() == 0:
+        complete(run)
+    return run
+
+
+class _Lines:
+    """Shows each event as a line on stderr."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "epoch":
+                text = (
+                    f"round {event['round']} ({event['ratio']:g}x), "
+                    f"epoch {event['epoch']} of {event['epochs']}: loss {event['loss']:.4f}, "
+                    f"validation accuracy {event['validation_accuracy']:.2%}, "
+                    f"{event['images'] / event['seconds']:,.0f} images/s"
+                )
+            case "round":
+                text = (
+                    f"round {event['round']} of 0–{event['rounds'] - 1} ({event['ratio']:g}x) is finished: "
+                    f"{event['nonzero_weights']:,} weights, "
+                    f"validation accuracy {event['validation_accuracy']:.2%}"
+                )
+            case "note":
+                text = event["text"]
+            case kind:
+                raise AssertionError(f"an event that nobody shows: {kind}")
+        print(f"{time.monotonic() - self._began:8.1f} s  {text}", file=sys.stderr, flush=True)
+
+
+def _device() -> torch.device:
+    """This process's accelerator, if there is one; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@contextmanager
+def _processes() -> Iterator[None]:
+    """Joins the processes that torchrun has started with this one, if it has."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Set by the first SIGTERM or SIGINT; the second does what it always did."""
+    asked = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        restore()
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        restore()
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.", show_default=False)],
+    store: Annotated[str, typer.Option(help="The folder for the run's artifacts.", metavar="URI")] = "runs",
+    name: Annotated[
+        str | None,
+        typer.Option(help="The run's name; by default the recipe's name and hash.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change the recipe, as in training.epochs=2; the value is YAML. May be repeated.",
+            metavar="A.B=C",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train a network and prune it round by round, without Ray.
+
+    Started again after an interruption, the same command goes on from the state saved last.
+    """
+    try:
+        with _processes():
+            run = train(Recipe.load(recipe, overrides or []), store, name)
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"{run.store.uri}/{run.name}: {run.rounds()} rounds are trained", flush=True)
+    except StoppedError as error:
+        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(STOPPED) from None
+    except ShifterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
