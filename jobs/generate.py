@@ -140,7 +140,7 @@ def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Varian
         _tell_of_skipped(recipe, console)
         run.advance("training")
         if run.finished_rounds() < recipe.rounds:
-            console.say(f"starting {recipe.workers} {'worker' if recipe.workers == 1 else 'workers'} …")
+            console.say("starting the workers …")
         train(recipe, run.store.uri, run.name, published(run.name, console.on_event))
         run.advance("reducing")
         return reduce_run(run, recipe, console.on_event)

@@ -15,7 +15,7 @@ from ..faults import HASTY, FaultyDisk, on
 
 def train(recipe, dataset, store):
     run = Run.begin(store, recipe, "run")
-    iterative_magnitude_pruning(recipe, dataset, Archive(run, run.finished_rounds()), lambda event: None)
+    iterative_magnitude_pruning(recipe, dataset, Archive(run, recipe.digest()), lambda event: None)
 
 
 def artifacts(store):
