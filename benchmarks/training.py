@@ -198,34 +198,29 @@ def _rounds(
 def ray(
     data: Data,
     model: Model = "resnet20",
-    repetitions: Repetitions = 3,
-    batches: Annotated[int, typer.Option(help="Of an epoch; rounds should take a minute.")] = 100,
-    epochs: Annotated[int, typer.Option(help="Of a round.")] = 2,
+    rounds: Annotated[int, typer.Option(help="That are measured.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Of a round; it should take a minute or more.")] = 2,
     out: Out = RESULTS,
 ) -> None:
     """CPU-seconds that Ray Train, checkpoints and reports add to a round, against the plain loop's.
 
-    The plain loop trains the dense round in a process without Ray, and writes nothing. Ray Train
-    does so in a fit of one worker, with mid-round states each epoch and the checkpoint; its cluster
-    is up before, and one that only starts and ends a fit is taken off, as a run has one for all its
-    rounds. All processes' CPU-seconds are counted.
+    The plain loop trains in a process without Ray, and writes nothing. Ray Train has one worker, a
+    mid-round state each epoch, and a checkpoint; the CPU-seconds of all processes of its cluster are
+    counted, from the end of one round to that of the next.
     """
-    from benchmarks.ray_overhead import cpu_seconds_of_a_round, cpu_seconds_of_the_loop
+    from benchmarks.ray_overhead import cpu_seconds_of_the_loop, cpu_seconds_under_ray, recipe_for
 
-    def under_ray() -> float:
-        return cpu_seconds_of_a_round(data, model, batches, epochs)
-
-    def plain() -> float:
-        return cpu_seconds_of_the_loop(data, model, batches, epochs)
-
-    measured = in_turns(under_ray, plain, repetitions)
-    ratios = [(a - b) / b for a, b in zip(*measured, strict=True)]
+    recipe = recipe_for(data, model, epochs, rounds)
+    plain = [cpu_seconds_of_the_loop(recipe)]
+    under_ray = cpu_seconds_under_ray(recipe)
+    plain += [cpu_seconds_of_the_loop(recipe) for _ in range(rounds - 1)]
+    ratios = [a / b - 1 for a, b in zip(under_ray, plain, strict=True)]
     row = Row(
-        f"CPU-seconds added to a round, {model}, {batches * epochs} steps, added / plain loop",
+        f"CPU-seconds added to a round of {model}, Ray Train / plain loop - 1",
         Figure.of(ratios),
         "<= 0.03",
-        {"under Ray Train": Figure.of(measured[0]), "plain loop": Figure.of(measured[1])},
-        {},
+        {"under Ray Train": Figure.of(under_ray), "plain loop": Figure.of(plain)},
+        {"epochs": epochs},
     )
     _finish(row, out)
 
