@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def cpu_seconds_under_ray(recipe: Recipe) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, cluster(recipe.workers, lambda line: None):
         run = Run.begin(Store.open(folder), recipe)
         train_on_ray(recipe, run.store.uri, run.name, on_event)
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in pairwise(marks)]
 
 
 def cpu_seconds_of_the_loop(recipe: Recipe) -> float:
