@@ -75,13 +75,15 @@ Workers = Annotated[
 
 
 class Training(Part):
-    """How every round trains: SGD with momentum, a step-wise falling learning rate.
+    """How every round trains: SGD with momentum, and a learning rate that changes with the step.
 
     Args:
         epochs: per round, the dense round 0 included.
         batch_size: images per optimiser step, over all workers together.
-        milestones: steps (``8ep``, ``2000it``) at which the learning rate is multiplied by ``gamma``.
-        warmup: the step up to which it rises linearly from zero; ``0it`` for none.
+        warmup: the step up to which the learning rate rises linearly from zero; ``0it`` for none.
+        schedule: what it does then. ``steps``: it is multiplied by ``gamma`` at each of
+            ``milestones``, steps such as ``8ep`` or ``2000it``. ``one-cycle``: it falls linearly to
+            zero at the end of the round (Smith and Topin 2018); there are no milestones.
         precision: of what the layers compute; ``bfloat16`` leaves the weights float32 (autocast).
         channels_last: how images and filters lie in memory; the faster way on most machines.
         save_every: how often a round's state is saved, for a run that is stopped to go on from.
@@ -93,6 +95,7 @@ class Training(Part):
     learning_rate: Annotated[Float, Field(gt=0)]
     momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
+    schedule: Literal["steps", "one-cycle"] = "steps"
     milestones: tuple[StepText, ...] = ()
     gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
     warmup: StepText = "0it"
@@ -114,6 +117,12 @@ class Training(Part):
         if Step.parse(text, 1) == Step(0):
             raise ValueError(f"{text} is no period: it should be 1it or more")
         return text
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_steps(self) -> Training:
+        if self.schedule != "steps" and self.milestones:
+            raise ValueError(f"milestones {list(self.milestones)} belong to schedule: steps; leave them out")
+        return self
 
 
 class Pruning(Part):

@@ -18,6 +18,7 @@ class Schedule:
             permutation waits for another one.
         end: where a round ends.
         rewind: the step of round 0 whose weights later rounds start from, and where they start.
+        falls: whether the learning rate falls linearly from the end of ``warmup`` to zero at ``end``.
         save_every: iterations between two mid-round states.
     """
 
@@ -28,6 +29,7 @@ class Schedule:
     milestones: tuple[Step, ...]
     gamma: float
     warmup: Step
+    falls: bool
     save_every: int
 
     @classmethod
@@ -61,11 +63,19 @@ class Schedule:
             milestones=tuple(Step.parse(text, iterations) for text in training.milestones),
             gamma=training.gamma,
             warmup=Step.parse(training.warmup, iterations),
+            falls=training.schedule == "one-cycle",
             save_every=Step.parse(training.save_every, iterations).iteration,
         )
 
     def learning_rate_at(self, step: Step) -> float:
-        """For the iteration that follows ``step``: linear warm-up times one gamma a milestone passed."""
-        passed = sum(milestone <= step for milestone in self.milestones)
-        rising = min(1.0, (step.iteration + 1) / self.warmup.iteration) if self.warmup.iteration else 1.0
-        return self.learning_rate * rising * self.gamma**passed
+        """For the iteration that follows ``step``: linear warm-up, then what the schedule says."""
+        iteration, warmup, end = step.iteration, self.warmup.iteration, self.end.iteration
+        if iteration < warmup:
+            return self.learning_rate * self._decay(step) * (iteration + 1) / warmup
+        if self.falls:
+            return self.learning_rate * (end - iteration) / (end - warmup)
+        return self.learning_rate * self._decay(step)
+
+    def _decay(self, step: Step) -> float:
+        """One gamma for each milestone passed."""
+        return self.gamma ** sum(milestone <= step for milestone in self.milestones)

@@ -1,5 +1,7 @@
 """A round's steps follow from the recipe and the number of images."""
 
+from itertools import pairwise
+
 import pytest
 
 from shifter.errors import RecipeError
@@ -55,3 +57,13 @@ def test_a_step_beyond_the_round_is_refused(training, path):
         RecipeError, match=rf"training\.{path} is not before the end of a round, 10ep or 30it"
     ):
         Schedule.of(recipe(**training), images=100)
+
+
+def test_one_cycle_rises_to_the_end_of_the_warmup_and_falls_to_zero():
+    schedule = Schedule.of(recipe(schedule="one-cycle", warmup="5it"), images=100)
+    assert rates(schedule, 0, 4, 5, 15, 29) == pytest.approx([0.1, 0.5, 0.5, 0.3, 0.02])
+    everywhere = rates(schedule, *range(30))
+    assert max(everywhere) == 0.5
+    assert all(a > b for a, b in pairwise(everywhere[5:]))
+    flat = Schedule.of(recipe(schedule="one-cycle"), images=100)
+    assert rates(flat, 0, 15) == pytest.approx([0.5, 0.25])

@@ -1,0 +1,229 @@
+"""What phase 1 costs, against what it could cost. ``benchmarks/README.md`` has the figures.
+
+::
+
+    python -m benchmarks.training throughput --data FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.comparison import Figure, Row, compared, in_turns, save
+from benchmarks.dense_round import BATCH, make_recipe, part_of, train
+from benchmarks.stock import StockLoop
+from shifter.data import load
+from shifter.models import create
+
+ROOT = Path(__file__).parents[1]
+BATCHES = {"resnet20": 24, "vgg16": 8}
+FASTER = {"resnet20": ">= 1.3", "vgg16": ">= 0.95"}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+Data = Annotated[Path, typer.Option(help="The folder of CIFAR-10: Parquet files, or as published.")]
+Model = Annotated[str, typer.Option(help="resnet20 or vgg16.")]
+Repetitions = Annotated[int, typer.Option(help="Pairs of measurements.")]
+Out = Annotated[Path, typer.Option(help="Rows are added to this file, as JSON lines.")]
+RESULTS = Path("benchmarks/results/training.jsonl")
+
+
+def _finish(row: Row, out: Path) -> None:
+    print(row, flush=True)
+    save(row, out, " ".join(["python", "-m", "benchmarks.training", *sys.argv[1:]]))
+
+
+@app.command()
+def throughput(
+    data: Data, model: Model = "resnet20", repetitions: Repetitions = 7, out: Out = RESULTS
+) -> None:
+    """Images/s of our loop against the stock loop: same network, batch, images and cores, float32."""
+    recipe = make_recipe(data, model, epochs=2)
+    dataset = part_of(load(recipe.data, recipe.seed), BATCHES[model])
+    images = BATCHES[model] * BATCH
+
+    def stock(workers: int) -> StockLoop:
+        network = create(recipe.model, dataset.input_spec, recipe.seed)
+        return StockLoop(network, dataset.train, dataset.input_spec, batch_size=BATCH, workers=workers)
+
+    # The DataLoader as it is fastest on this machine.
+    loops = {workers: stock(workers) for workers in (0, 1, os.cpu_count() or 1)}
+    for loop in loops.values():
+        loop.epoch()
+    tried = {workers: loop.epoch() for workers, loop in loops.items()}
+    best = min(tried, key=lambda workers: tried[workers])
+    loop = loops[best]
+
+    def ours() -> float:
+        return images / train(recipe, dataset)[-1].seconds  # the epoch before it warms up
+
+    def theirs() -> float:
+        loop.epoch()
+        return images / loop.epoch()
+
+    measured = in_turns(ours, theirs, repetitions)
+    row = compared(
+        f"images/s, {model}, batch {BATCH}, float32, ours / stock loop",
+        FASTER[model],
+        ("ours", "stock"),
+        measured,
+        threads=torch.get_num_threads(),
+        dataloader_workers=best,
+        batches=BATCHES[model],
+    )
+    _finish(row, out)
+
+
+@app.command()
+def bfloat16(
+    data: Data,
+    model: Model = "resnet20",
+    repetitions: Repetitions = 5,
+    epochs: Annotated[int, typer.Option(help="Of training for the accuracies; 0 for none.")] = 4,
+    out: Out = RESULTS,
+) -> None:
+    """Images/s of our loop in bfloat16 against the stock loop in float32, and what it does to accuracy."""
+    recipes = {
+        p: make_recipe(data, model, epochs=2, precision=p, channels_last=True)
+        for p in ("float32", "bfloat16")
+    }
+    whole = load(recipes["float32"].data, 0)
+    dataset = part_of(whole, BATCHES[model])
+    images = BATCHES[model] * BATCH
+    network = create(recipes["float32"].model, dataset.input_spec, 0)
+    loop = StockLoop(network, dataset.train, dataset.input_spec, batch_size=BATCH, workers=0)
+
+    def ours() -> float:
+        return images / train(recipes["bfloat16"], dataset)[-1].seconds
+
+    def theirs() -> float:
+        loop.epoch()
+        return images / loop.epoch()
+
+    measured = in_turns(ours, theirs, repetitions)
+    accuracies: dict[str, Any] = {}
+    if epochs:
+        some = part_of(whole, batches=78, seen=2000)  # 9,984 images
+        for precision in recipes:
+            recipe = make_recipe(data, model, epochs, precision=precision, channels_last=True)
+            accuracies[precision] = [epoch.validation_accuracy for epoch in train(recipe, some)]
+    row = compared(
+        f"images/s, {model}, batch {BATCH}, ours in bfloat16 / stock loop in float32",
+        ">= 1.8",
+        ("ours", "stock"),
+        measured,
+        threads=torch.get_num_threads(),
+        validation_accuracy_by_epoch=accuracies,
+    )
+    _finish(row, out)
+
+
+@app.command()
+def workers(data: Data, model: Model = "resnet20", repetitions: Repetitions = 7, out: Out = RESULTS) -> None:
+    """Images/s of two workers with a core each against one worker with two cores."""
+    batches = BATCHES[model]
+
+    def two() -> float:
+        return _rounds(data, model, batches, threads=1, workers=2)["images_per_second"]
+
+    def one() -> float:
+        return _rounds(data, model, batches, threads=2, workers=1)["images_per_second"]
+
+    measured = in_turns(two, one, repetitions)
+    row = compared(
+        f"images/s, {model}, batch {BATCH}, 2 workers x 1 core / 1 worker x 2 cores",
+        ">= 0.9",
+        ("two workers", "one worker"),
+        measured,
+        batches=batches,
+    )
+    _finish(row, out)
+
+
+@app.command()
+def memory(data: Data, model: Model = "resnet20", repetitions: Repetitions = 3, out: Out = RESULTS) -> None:
+    """Peak memory of a worker above its imports against what training cannot do without."""
+    peaks, needed, parts = [], [], {}
+    for _ in range(repetitions):
+        told = _rounds(data, model, 8, threads=2, workers=1, epochs=2)
+        peaks.append(told["peak_bytes"] / 2**20)
+        needed.append(sum(told["parts"].values()) / 2**20)
+        parts = {name: round(size / 2**20, 1) for name, size in told["parts"].items()}
+    row = compared(
+        f"peak MiB of a worker, {model}, batch {BATCH}, measured / added up",
+        "<= 1.3",
+        ("measured", "added up"),
+        (peaks, needed),
+        parts_mib=parts,
+    )
+    _finish(row, out)
+
+
+def _rounds(
+    data: Path, model: str, batches: int, *, threads: int, workers: int, epochs: int = 2
+) -> dict[str, Any]:
+    """What worker 0 of a dense round in ``workers`` processes tells."""
+    command = [sys.executable, "-m", "benchmarks.dense_round", "--data", str(data), "--model", model]
+    command += [f"--batches={batches}", f"--threads={threads}", f"--epochs={epochs}"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | ({**group, "RANK": str(rank)} if workers > 1 else {}),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(workers)
+    ]
+    outputs = [process.communicate(timeout=1800)[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise RuntimeError(f"{command} failed")
+    told: dict[str, Any] = json.loads(outputs[0])
+    return told
+
+
+@app.command()
+def ray(
+    data: Data,
+    model: Model = "resnet20",
+    rounds: Annotated[int, typer.Option(help="That are measured.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Of a round; it should take a minute or more.")] = 2,
+    out: Out = RESULTS,
+) -> None:
+    """CPU-seconds that Ray Train, checkpoints and reports add to a round, against the plain loop's.
+
+    The plain loop trains in a process without Ray, and writes nothing. Ray Train has one worker, a
+    mid-round state each epoch, and a checkpoint; the CPU-seconds of all processes of its cluster are
+    counted, from the end of one round to that of the next.
+    """
+    from benchmarks.ray_overhead import cpu_seconds_of_the_loop, cpu_seconds_under_ray, recipe_for
+
+    recipe = recipe_for(data, model, epochs, rounds)
+    plain = [cpu_seconds_of_the_loop(recipe)]
+    under_ray = cpu_seconds_under_ray(recipe)
+    plain += [cpu_seconds_of_the_loop(recipe) for _ in range(rounds - 1)]
+    ratios = [a / b - 1 for a, b in zip(under_ray, plain, strict=True)]
+    row = Row(
+        f"CPU-seconds added to a round of {model}, Ray Train / plain loop - 1",
+        Figure.of(ratios),
+        "<= 0.03",
+        {"under Ray Train": Figure.of(under_ray), "plain loop": Figure.of(plain)},
+        {"epochs": epochs},
+    )
+    _finish(row, out)
+
+
+if __name__ == "__main__":
+    app()
