@@ -89,23 +89,31 @@ class Store:
         Raises:
             StoreError: if the key exists with other bytes (it is left as it is), or the disk refuses.
         """
+        if not self.create(key, data):
+            raise StoreError(f"{key} is already in the store {self.uri}: artifacts are not overwritten")
+
+    def create(self, key: str, data: bytes) -> bool:
+        """The same for who has rivals: False if the key is another's. Raises StoreError otherwise."""
         path = self._path(key)
 
-        def name() -> None:
+        def name() -> bool:
             self._ask_guard()
             try:
                 # A link, not a rename: it refuses an existing name in the same atomic step.
                 self.disk.link(temporary, path)
             except FileExistsError:
-                # Ours, if the link before was made though it was said to have failed.
-                if not self.disk.holds(path, data):
-                    raise StoreError(
-                        f"{key} is already in the store {self.uri}: artifacts are not overwritten"
-                    ) from None
+                try:
+                    # Ours, if the link before was made though it was said to have failed.
+                    return self.disk.holds(path, data)
+                except FileNotFoundError:
+                    return False  # it was another's, which is deleted already
+            return True
 
         with self._temporary(key, data) as temporary:
-            self._patiently("write", key, name)
-        self._patiently("write", key, lambda: self.disk.sync(path.parent))
+            created = self._patiently("write", key, name)
+        if created:
+            self._patiently("write", key, lambda: self.disk.sync(path.parent))
+        return created
 
     def replace(self, key: str, data: bytes) -> None:
         """Writes one of the keys that may change: what only names other keys and states.

@@ -155,6 +155,37 @@ def test_of_eight_who_race_exactly_one_wins(store: Store, start: Start, before: 
     assert winner.returncode == 0
 
 
+CROWD = f"""
+import os, random, sys, time
+from pathlib import Path
+from shifter.errors import RunError
+from shifter.lease import Lease
+from shifter.store import Store
+
+store, inside, held = Store(Path(sys.argv[1])), Path(sys.argv[1], "inside"), 0
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    try:
+        with Lease.hold(store, "{FOLDER}", period_s=0.05) as lease:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+            time.sleep(random.random() / 200)
+            lease.require()
+            inside.unlink()
+            held += 1
+    except RunError as error:
+        assert "being carried out by another driver" in str(error), error
+print(held)
+"""
+
+
+def test_a_crowd_that_comes_and_goes_is_never_two_at_a_time(store: Store) -> None:
+    command = [sys.executable, "-c", CROWD, store.uri]
+    crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(5)]
+    held = [process.communicate()[0] for process in crowd]
+    assert [process.returncode for process in crowd] == [0] * 5
+    assert sum(map(int, held)) > 5
+
+
 def elsewhere(store: Store) -> None:
     """Makes the claim that of a process which cannot be looked up from here."""
     change_claim(store, process=replace(Process.this(), boot="of another machine").to_json())
