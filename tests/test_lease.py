@@ -23,7 +23,7 @@ from shifter.lease import Lease
 from shifter.process import Process
 from shifter.store import Store
 
-PERIOD_S = 0.1
+PERIOD_S = 0.25
 FOLDER = "digits/lease"
 
 HOLDER = f"""
@@ -166,7 +166,7 @@ store, inside, held = Store(Path(sys.argv[1])), Path(sys.argv[1], "inside"), 0
 end = time.monotonic() + 2
 while time.monotonic() < end:
     try:
-        with Lease.hold(store, "{FOLDER}", period_s=0.05) as lease:
+        with Lease.hold(store, "{FOLDER}", period_s={PERIOD_S}) as lease:
             os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
             time.sleep(random.random() / 200)
             lease.require()
