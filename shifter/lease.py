@@ -189,13 +189,9 @@ def _take(store: Store, folder: str, on_wait: Callable[[str], None], period_s: f
         if claim is not None and not claim.released and not claim.process.is_known_dead():
             _watch(store, folder, claim, on_wait)
         next = _key(folder, number + 1)
-        try:
-            store.write(next, mine.encode())
-        except StoreError:
-            if not store.exists(next):
-                raise
+        if not store.create(next, mine.encode()):
             continue  # another one was faster: it is the holder now
-        *former, last = store.list(f"{folder}/")
+        *former, last = store.list(f"{folder}/") or [""]
         if last != next:
             store.delete(next)  # we were so slow that the number had been given and taken back
             continue

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
 from shifter.disk import Disk
 from shifter.errors import StoreError
 from shifter.patience import Patience, is_transient
+from shifter.patient_file import PatientFile
 
 T = TypeVar("T")
 
@@ -89,23 +90,31 @@ class Store:
         Raises:
             StoreError: if the key exists with other bytes (it is left as it is), or the disk refuses.
         """
+        if not self.create(key, data):
+            raise StoreError(f"{key} is already in the store {self.uri}: artifacts are not overwritten")
+
+    def create(self, key: str, data: bytes) -> bool:
+        """The same for who has rivals: False if the key is another's. Raises StoreError otherwise."""
         path = self._path(key)
 
-        def name() -> None:
+        def name() -> bool:
             self._ask_guard()
             try:
                 # A link, not a rename: it refuses an existing name in the same atomic step.
                 self.disk.link(temporary, path)
             except FileExistsError:
-                # Ours, if the link before was made though it was said to have failed.
-                if not self.disk.holds(path, data):
-                    raise StoreError(
-                        f"{key} is already in the store {self.uri}: artifacts are not overwritten"
-                    ) from None
+                try:
+                    # Ours, if the link before was made though it was said to have failed.
+                    return self.disk.holds(path, data)
+                except FileNotFoundError:
+                    return False  # it was another's, which is deleted already
+            return True
 
         with self._temporary(key, data) as temporary:
-            self._patiently("write", key, name)
-        self._patiently("write", key, lambda: self.disk.sync(path.parent))
+            created = self._patiently("write", key, name)
+        if created:
+            self._patiently("write", key, lambda: self.disk.sync(path.parent))
+        return created
 
     def replace(self, key: str, data: bytes) -> None:
         """Writes one of the keys that may change: what only names other keys and states.
@@ -134,12 +143,12 @@ class Store:
 
     def read(self, key: str) -> bytes:
         """All bytes of a key. Raises StoreError if there is none."""
-        with self.open_file(key) as file:
-            return file.read()
+        return self._patiently("read", key, partial(self.disk.read, self._path(key)))
 
     def open_file(self, key: str) -> BinaryIO:
         """A key as a seekable file, for reading parts of it. Raises StoreError if there is none."""
-        return cast(BinaryIO, io.BufferedReader(_PatientFile(self, key)))
+        patiently = partial(self._patiently, "read", key)
+        return cast(BinaryIO, io.BufferedReader(PatientFile(self.disk, self._path(key), patiently)))
 
     def exists(self, key: str) -> bool:
         path = self._path(key)
@@ -240,67 +249,6 @@ class Store:
                 f"the store {self.uri} cannot be written to: {error.strerror}; "
                 "give a folder that this user may write to, on a file system with hard links"
             ) from error
-
-
-class _PatientFile(io.RawIOBase):
-    """A key opened for reading; opened again where reading failed."""
-
-    def __init__(self, store: Store, key: str) -> None:
-        super().__init__()
-        self._store, self._key, self._path = store, key, store._path(key)
-        self._position = 0
-        self._file: io.FileIO | None = None
-        self._size = 0
-        store._patiently("read", key, self._reopen)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = self._store._patiently("read", self._key, lambda: self._read(view))
-        self._position += count
-        return count
-
-    def readall(self) -> bytes:
-        data = bytearray(max(0, self._size - self._position))
-        filled = 0
-        while filled < len(data) and (count := self.readinto(memoryview(data)[filled:])):
-            filled += count
-        return bytes(data[:filled])
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        super().close()
-
-    def _reopen(self) -> io.FileIO:
-        if self._file is None:
-            file = self._store.disk.open(self._path)
-            self._size = file.seek(0, io.SEEK_END)
-            self._file = file
-        return self._file
-
-    def _read(self, view: memoryview) -> int:
-        file = self._reopen()
-        try:
-            count = self._store.disk.read_into(file, self._position, view)
-            if count == 0 and len(view) and self._position < self._size:
-                raise OSError(errno.EIO, "it ends too early")
-        except OSError:
-            file.close()
-            self._file = None
-            raise
-        return count
 
 
 def _is_key(key: str) -> bool:

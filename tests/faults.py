@@ -70,6 +70,9 @@ class FaultyDisk(Disk):
     def holds(self, path: Path, data: bytes) -> bool:
         return self._call("holds", lambda: super(FaultyDisk, self).holds(path, data))
 
+    def read(self, path: Path) -> bytes:
+        return self._call("read", lambda: super(FaultyDisk, self).read(path))
+
     def open(self, path: Path) -> FileIO:
         return self._call("open", lambda: super(FaultyDisk, self).open(path))
 

@@ -23,7 +23,7 @@ from shifter.lease import Lease
 from shifter.process import Process
 from shifter.store import Store
 
-PERIOD_S = 0.1
+PERIOD_S = 0.25
 FOLDER = "digits/lease"
 
 HOLDER = f"""
@@ -153,6 +153,37 @@ def test_of_eight_who_race_exactly_one_wins(store: Store, start: Start, before: 
     winner = racers[outcomes.index("held")]
     winner.communicate("go on\n")
     assert winner.returncode == 0
+
+
+CROWD = f"""
+import os, random, sys, time
+from pathlib import Path
+from shifter.errors import RunError
+from shifter.lease import Lease
+from shifter.store import Store
+
+store, inside, held = Store(Path(sys.argv[1])), Path(sys.argv[1], "inside"), 0
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    try:
+        with Lease.hold(store, "{FOLDER}", period_s={PERIOD_S}) as lease:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+            time.sleep(random.random() / 200)
+            lease.require()
+            inside.unlink()
+            held += 1
+    except RunError as error:
+        assert "being carried out by another driver" in str(error), error
+print(held)
+"""
+
+
+def test_a_crowd_that_comes_and_goes_is_never_two_at_a_time(store: Store) -> None:
+    command = [sys.executable, "-c", CROWD, store.uri]
+    crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(5)]
+    held = [process.communicate()[0] for process in crowd]
+    assert [process.returncode for process in crowd] == [0] * 5
+    assert sum(map(int, held)) > 5
 
 
 def elsewhere(store: Store) -> None:

@@ -104,6 +104,8 @@ def test_any_operation_may_fail_once_before_or_after_it_was_done(
     faulty.write("run/new/key", DATA)
     faulty.replace("run/run.json", b"new")
     assert faulty.read("run/old") == DATA
+    with faulty.open_file("run/old") as file:
+        assert file.read() == DATA
     assert faulty.list("run/") == ["run/new/key", "run/old", "run/run.json"]
     assert faulty.exists("run/old")
     faulty.delete("run/old")
@@ -194,13 +196,13 @@ def test_whether_the_lease_still_holds_is_asked_after_the_waiting(store: Store) 
 
 def test_a_lease_is_held_through_storage_that_fails(store: Store) -> None:
     faulty = on(FaultyDisk(0.2), store)
-    with Lease.hold(faulty, "run/lease", period_s=0.05) as lease:
-        for _ in range(50):
+    with Lease.hold(faulty, "run/lease", period_s=0.25) as lease:
+        for _ in range(100):
             lease.require()
             time.sleep(0.01)
         with (
             pytest.raises(RunError, match="being carried out by another driver"),
-            Lease.hold(faulty, "run/lease", period_s=0.05),
+            Lease.hold(faulty, "run/lease", period_s=0.25),
         ):
             pass
     with Lease.hold(faulty, "run/lease"):

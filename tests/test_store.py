@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from shifter.disk import Disk
 from shifter.errors import StoreError
 from shifter.store import Store
 
@@ -70,6 +72,21 @@ def test_of_many_writers_of_one_key_exactly_one_wins(store: Store) -> None:
     with ThreadPoolExecutor(8) as threads:
         (winner,) = (i for i in threads.map(attempt, range(32)) if i is not None)
     assert store.read("run/a") == b"%d" % winner * 1000
+    assert files(store) == ["run/a"]
+
+
+def test_a_rival_s_key_is_told_from_a_failure(store: Store) -> None:
+    assert store.create("run/a", b"ours")
+    assert store.create("run/a", b"ours")
+    assert not store.create("run/a", b"theirs")
+
+    class Fleeting(Disk):
+        """The rival's key is deleted as soon as it was in the way."""
+
+        def link(self, path: Path, name: Path) -> None:
+            raise FileExistsError
+
+    assert not replace(store, disk=Fleeting()).create("run/b", b"ours")
     assert files(store) == ["run/a"]
 
 

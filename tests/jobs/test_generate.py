@@ -147,7 +147,7 @@ def test_a_run_that_has_a_driver_is_refused_untouched(recipe_file: Path, tmp_pat
     run = Run.begin(store, Recipe.load(recipe_file), "mine")
     before, half = store.read(run.record_key), tmp_path / "mine" / ".x.part"
     half.touch()
-    with Lease.hold(store, run.lease_folder, period_s=0.1):
+    with Lease.hold(store, run.lease_folder, period_s=0.25):
         error = refused(shifter("generate", recipe_file, "--store", tmp_path, "--name", "mine"))
     assert f"being carried out by another driver, process {os.getpid()} on" in error
     assert store.read(run.record_key) == before
@@ -158,7 +158,7 @@ def test_a_driver_whose_run_is_taken_over_stops_with_an_error(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold = Lease.hold
-    monkeypatch.setattr(Lease, "hold", lambda *arguments: hold(*arguments, period_s=0.1))
+    monkeypatch.setattr(Lease, "hold", lambda *arguments: hold(*arguments, period_s=0.25))
 
     def taken_over(store: Store, recipe: Recipe, name: str, console: Console) -> None:
         run = Run.begin(store, recipe, name)
