@@ -43,7 +43,7 @@ class Console:
         self._clock = clock
         self._began = clock()
         self._spoke = self._began - QUIET_SECONDS
-        self._training: Training | None = None
+        self._trainings: dict[str, Training] = {}
 
     @classmethod
     @contextmanager
@@ -68,16 +68,20 @@ class Console:
         self._print(f"{self._spoke - self._began:6.1f} s  {line}")
 
     def on_event(self, event: Mapping[str, Any]) -> None:
-        """Shows an event of ``shifter.training.imp`` or ``jobs.reduction``."""
+        """Shows an event of ``shifter.training.imp`` or ``jobs.reduction``.
+
+        Of several runs at once, each event says by ``run`` whose it is.
+        """
+        run = event.get("run", "")
         if event["event"] == "epoch":
-            if self._training is None:
-                self._training = Training(event, self._clock())
+            if run not in self._trainings:
+                self._trainings[run] = Training(event, self._clock())
             else:
-                self._training.take(event, self._clock())
-            self._show_epoch(self._training)
+                self._trainings[run].take(event, self._clock())
+            self._show_epoch(self._trainings[run])
         else:
             if event["event"] in ("reduced", "profiling"):
-                self._training = None
+                self._trainings.clear()
             self._show(event)
 
     def _show_epoch(self, training: Training) -> None:
@@ -110,14 +114,15 @@ class LiveConsole(Console):
 
     def _render(self) -> RenderableType:
         now = self._clock()
-        if self._training is None:
+        if not self._trainings:
             self._spinner.update(text=clock(now - max(self._spoke, self._began)))
             return self._spinner
         table = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        cells = self._training.cells(now)
-        for heading in cells:
+        rows = [training.cells(now) for training in list(self._trainings.values())]
+        for heading in rows[0]:
             table.add_column(heading, justify="right")
-        table.add_row(*cells.values())
+        for cells in rows:
+            table.add_row(*cells.values())
         return table
 
 

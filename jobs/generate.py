@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,7 +47,7 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
         return summary(run)
     try:
         with (
-            _storage_troubles_shown(console),
+            storage_troubles_shown(console),
             Lease.hold(store, run.lease_folder, console.say) as lease,
         ):
             _carry_out(store.guarded(lease.require), recipe, run.name, console)
@@ -62,9 +62,9 @@ def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> Non
     if run.is_finished:
         return  # by the driver whose end was waited for
     console.say(_beginning(run, recipe))
-    with _failure_recorded(run):
+    with failure_recorded(run):
         variants = _train_and_reduce(run, recipe, console)
-        kept, discarded = _select({v.name: v.profile for v in variants}, recipe)
+        kept, discarded = select_variants({v.name: v.profile for v in variants}, recipe)
         run.advance("packing")
         _pack(run, recipe, [v for v in variants if v.name in kept])
         _report(run, recipe, variants, kept, discarded)
@@ -99,7 +99,7 @@ def _beginning(run: Run, recipe: Recipe) -> str:
 
 
 @contextmanager
-def _storage_troubles_shown(console: Console) -> Iterator[None]:
+def storage_troubles_shown(console: Console) -> Iterator[None]:
     """The lease's heartbeat needs the store every few seconds: what troubles workers is heard of here."""
 
     class Shown(logging.Handler):
@@ -116,7 +116,7 @@ def _storage_troubles_shown(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _failure_recorded(run: Run) -> Iterator[None]:
+def failure_recorded(run: Run) -> Iterator[None]:
     """An interrupted run is no failed one, nor is one whose store is gone: its state stays what it was."""
     try:
         yield
@@ -130,20 +130,32 @@ def _failure_recorded(run: Run) -> Iterator[None]:
 
 
 def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
-    console.say("loading torch …")
     from jobs.cluster import cluster
-    from jobs.metrics import published
     from jobs.reduction import reduce_run
-    from shifter.training.worker import train
 
     with cluster(recipe.min_workers, console.say):
         _tell_of_skipped(recipe, console)
-        run.advance("training")
-        if run.finished_rounds() < recipe.rounds:
-            console.say("starting the workers …")
-        train(recipe, run.store.uri, run.name, published(run.name, console.on_event))
+        train_run(run, recipe, console)
         run.advance("reducing")
         return reduce_run(run, recipe, console.on_event)
+
+
+def train_run(run: Run, recipe: Recipe, console: Console, name_it: bool = False) -> None:
+    """Phase 1 of a run that has begun, on the connected cluster.
+
+    Args:
+        name_it: each event says whose it is, since other runs are trained at the same time.
+    """
+    from jobs.metrics import published
+    from shifter.training.worker import train
+
+    def on_event(event: Mapping[str, Any]) -> None:
+        console.on_event({**event, "run": run.name} if name_it else event)
+
+    run.advance("training")
+    if run.finished_rounds() < recipe.rounds:
+        console.say(f"starting the workers{f' of {run.name}' if name_it else ''} …")
+    train(recipe, run.store.uri, run.name, published(run.name, on_event))
 
 
 def _tell_of_skipped(recipe: Recipe, console: Console) -> None:
@@ -157,7 +169,9 @@ def _tell_of_skipped(recipe: Recipe, console: Console) -> None:
         console.say(f"{skipped.count:,} images are bad and are skipped")
 
 
-def _select(profiles: Mapping[str, Profile], recipe: Recipe) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
+def select_variants(
+    profiles: Mapping[str, Profile], recipe: Recipe
+) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
     from shifter.pruning.select import select
 
     tolerances = recipe.selection
@@ -225,7 +239,7 @@ def summary(run: Run) -> dict[str, Any]:
     """A finished run as plain data: its portfolio and every variant, kept or discarded."""
     recipe = run.recipe
     profiles = _profiles(run)
-    kept, discarded = _select(profiles, recipe)
+    kept, discarded = select_variants(profiles, recipe)
     reasons = {d.name: {"beaten_by": d.beaten_by, "reason": d.reason} for d in discarded}
     digest = _named_portfolios(run)["current"]
     assert digest is not None, "a finished run has a portfolio"
@@ -250,7 +264,7 @@ def _profiles(run: Run) -> dict[str, Profile]:
     return {n: Profile.from_json(json.loads(read(run.variant_key(n, "profile.json")))) for n in names}
 
 
-def _table(told: Mapping[str, Any]) -> str:
+def run_table(told: Mapping[str, Any]) -> str:
     from jobs.table import variants_text
     from shifter.values import Discarded, Profile
 
@@ -284,7 +298,7 @@ def _standing(told: Mapping[str, Any]) -> str:
     return f"it would resume with {f'round {rounds}' if rounds < of else 'what comes after training'}"
 
 
-def _plan_text(told: Mapping[str, Any]) -> str:
+def plan_text(told: Mapping[str, Any]) -> str:
     takes = told["estimate"]
     images, storage = takes["images"], takes["storage_bytes"]
     workers = takes["workers"]
@@ -324,6 +338,15 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe and what it takes; start nothing.")
     ] = False,
+    replicates: Annotated[
+        int,
+        typer.Option(
+            help="Carry it out with so many seeds, side by side where the cluster has room, and show mean ± "
+            "standard deviation.",
+            min=1,
+            max=100,
+        ),
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
     progress: cli.Progress = Style.AUTO,
     version: cli.Version = False,
@@ -336,13 +359,28 @@ def main(
     cli.require("generate", "train,report", *NEEDED)
     with results_only_on_stdout() as show, Console.open(progress) as console:
         resolved = Recipe.load(recipe, overrides or [])
-        # Before the store is created: what is refused leaves nothing behind.
-        run = Run.find(Store.at(store), resolved, name)
-        if dry_run:
-            told, text = plan(run, resolved), _plan_text
+        if replicates > 1:
+            told, text = _replicated(resolved, store, name, replicates, dry_run, console)
         else:
-            told, text = generate(resolved, Store.open(store), name, console), _table
+            # Before the store is created: what is refused leaves nothing behind.
+            run = Run.find(Store.at(store), resolved, name)
+            if dry_run:
+                told, text = plan(run, resolved), plan_text
+            else:
+                told, text = generate(resolved, Store.open(store), name, console), run_table
     show(json.dumps(told, indent=2) if as_json else text(told))
+
+
+def _replicated(
+    recipe: Recipe, store: str, name: str | None, count: int, dry_run: bool, console: Console
+) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], str]]:
+    from jobs.replicates import Replicates
+
+    replicates = Replicates.of(recipe, Store.at(store), name, count)
+    if dry_run:
+        return replicates.plan(), replicates.plan_text
+    Store.open(store)
+    return replicates.carry_out(console), replicates.text
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ class Training:
     def cells(self, now: float) -> dict[str, str]:
         """Everything as text, under its heading; short, so that all of it fits into 80 characters."""
         seen = self.epoch
-        return {
+        whose = {"run": str(seen["run"])} if "run" in seen else {}
+        return whose | {
             "round": f"{seen['round']}/{seen['rounds'] - 1}",
             "ratio": f"{seen['ratio']:g}x",
             "epoch": f"{seen['epoch']}/{seen['epochs']}",
@@ -67,7 +68,7 @@ class Training:
         """The same in one line."""
         seen, cells = self.epoch, self.cells(now)
         return (
-            f"round {seen['round']} of 0–{seen['rounds'] - 1} ({cells['ratio']}), "
+            f"{_whose(seen)}round {seen['round']} of 0–{seen['rounds'] - 1} ({cells['ratio']}), "
             f"epoch {seen['epoch']} of {seen['epochs']}: "
             f"loss {cells['loss']}, validation accuracy {cells['validation']}, "
             f"{cells['images/s']} images/s, {cells['time left']} left, {cells['cost']} so far"
@@ -89,6 +90,14 @@ def clock(seconds: float) -> str:
 
 def line(event: Mapping[str, Any]) -> str:
     """An event other than an epoch, for people."""
+    return f"{_whose(event)}{_told(event)}"
+
+
+def _whose(event: Mapping[str, Any]) -> str:
+    return f"{event['run']}: " if "run" in event else ""
+
+
+def _told(event: Mapping[str, Any]) -> str:
     kind = event["event"]
     if kind == "round":
         return (

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
 from jobs.console import Console, Style
-from jobs.generate import _failure_recorded, _storage_troubles_shown
+from jobs.generate import failure_recorded, storage_troubles_shown
 from shifter.errors import RecipeError, StoreError
 from shifter.lease import Lease
 from shifter.recipe import Recipe
@@ -176,7 +176,7 @@ def test_a_driver_whose_run_is_taken_over_stops_with_an_error(
 
 
 def test_storage_that_does_not_answer_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console.open(Style.PLAIN) as console, _storage_troubles_shown(console):
+    with Console.open(Style.PLAIN) as console, storage_troubles_shown(console):
         logging.getLogger("shifter.store").warning("storage does not answer, waiting")
     assert capsys.readouterr().err.endswith(" s  storage does not answer, waiting\n")
 
@@ -185,13 +185,13 @@ def test_a_failure_is_recorded_but_not_an_interruption_or_a_store_that_is_gone(
     recipe_file: Path, tmp_path: Path
 ) -> None:
     run = Run.begin(Store.open(str(tmp_path)), Recipe.load(recipe_file))
-    with pytest.raises(KeyboardInterrupt), _failure_recorded(run):
+    with pytest.raises(KeyboardInterrupt), failure_recorded(run):
         raise KeyboardInterrupt
     assert run.state == "training"
-    with pytest.raises(StoreError), _failure_recorded(run):
+    with pytest.raises(StoreError), failure_recorded(run):
         raise StoreError("it does not answer")
     assert run.state == "training"
-    with pytest.raises(RecipeError), _failure_recorded(run):
+    with pytest.raises(RecipeError), failure_recorded(run):
         raise RecipeError("no such thing")
     assert (run.state, run.record["failure"]) == ("failed", "RecipeError: no such thing")
 
