@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from shifter.data import Dataset, Split, load
 from shifter.models import create, prunable_names
 from shifter.recipe import Recipe
-from shifter.training.loop import Epoch, Observer, Round, train_round
+from shifter.training.loop import train_round
 from shifter.training.network_state import state_of
 from shifter.training.ranking import dense_mask
+from shifter.training.round import Epoch, Observer, Round
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
 

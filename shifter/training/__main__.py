@@ -172,7 +172,21 @@ def main(
         raise typer.Exit(1) from None
 
 
-if __name__ == "__main__":
+def _run() -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
-    app()
+    if "WORLD_SIZE" not in os.environ:
+        app()
+        return
+    try:
+        app()
+    except SystemExit as ended:
+        # Without the interpreter's finalisation: a thread of gloo that lets go of its last tensor
+        # meanwhile would abort the process (torch 2.15 with Python 3.11), its work being done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 0)
+
+
+if __name__ == "__main__":
+    _run()

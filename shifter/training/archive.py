@@ -13,8 +13,8 @@ from shifter.errors import CheckpointError, RunError, StoppedError, StoreError
 from shifter.run import Run
 from shifter.sparse import CheckpointMeta, SparseCheckpoint, encode
 from shifter.training import world
-from shifter.training.loop import Round, Trained
 from shifter.training.progress import Progress
+from shifter.training.round import Round, Trained
 from shifter.training.writer import Writer
 from shifter.values import Mask, Step, Tensors
 
@@ -139,13 +139,18 @@ class Archive:
         if not there:
             store.write(key, data)
         wanted, found = (hashlib.sha256(d).hexdigest() for d in (data, store.read(key)))
-        if wanted != found:
-            if not there:
-                store.delete(key)  # for the next attempt
+        if wanted == found:
+            return
+        if there:
             raise StoreError(
-                f"{key} in the store {store.uri} does not read as it was written "
-                f"(sha256 {found}, not {wanted}): check that storage, then give the same command again"
+                f"{key} in the store {store.uri} was written by another process meanwhile, with another "
+                "result: see that no other one trains this run, then give the same command again"
             )
+        store.delete(key)  # for the next attempt
+        raise StoreError(
+            f"{key} in the store {store.uri} does not read as it was written "
+            f"(sha256 {found}, not {wanted}): check that storage, then give the same command again"
+        )
 
     def round(self, index: int) -> tuple[Tensors, Mask]:
         """The trained tensors and the mask of a finished round.

@@ -18,10 +18,11 @@ from shifter.models import create, export_architecture
 from shifter.recipe import Recipe
 from shifter.training import world
 from shifter.training.archive import Archive
-from shifter.training.loop import CPU, Epoch, Observer, Round, Trained, fits, train_round
+from shifter.training.loop import CPU, fits, train_round
 from shifter.training.network_state import state_of
 from shifter.training.progress import Progress
 from shifter.training.ranking import dense_mask, rank_by_magnitude, require_enough, tensors_to_prune
+from shifter.training.round import Epoch, Observer, Round, Trained
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
 

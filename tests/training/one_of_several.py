@@ -1,6 +1,7 @@
 """What test_distributed.py runs in each of several processes: python one_of_several.py RANK SIZE FOLDER."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.archive import Archive
 from shifter.training.imp import iterative_magnitude_pruning
-from shifter.training.loop import Observer, Round, evaluate, train_round
+from shifter.training.loop import evaluate, train_round
 from shifter.training.network_state import state_of
 from shifter.training.ranking import dense_mask
+from shifter.training.round import Observer, Round
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Mask, Step
 
@@ -108,3 +110,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=size)
     main(rank, folder)
     dist.destroy_process_group()
+    # Not by way of the interpreter's finalisation: see shifter/training/__main__.py.
+    os._exit(0)

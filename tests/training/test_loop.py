@@ -7,9 +7,10 @@ import torch
 from shifter.data import Images
 from shifter.errors import TrainingError
 from shifter.models import build, initialise, prunable_names
-from shifter.training.loop import Observer, Round, evaluate, train_round
+from shifter.training.loop import evaluate, train_round
 from shifter.training.network_state import load_state, state_of
 from shifter.training.ranking import dense_mask, rank_by_magnitude
+from shifter.training.round import Observer, Round
 from shifter.training.schedule import Schedule
 from shifter.values import CompressionRatio, Step
 

@@ -303,6 +303,30 @@ def test_what_is_written_is_read_back(recipe, dataset, tmp_path):
     assert run.finished_rounds() == 0
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_checkpoint_that_came_from_elsewhere_meanwhile_has_to_be_the_same(
+    recipe, dataset, unbroken, tmp_path, same
+):
+    """As a worker that was taken for lost, but was not, would write it."""
+    run = Run.begin(Store.open(str(tmp_path)), recipe, "run")
+    key = run.checkpoint_key(0)
+
+    def on_event(event):
+        if event["event"] == "attempt":
+            run.store.write(key, unbroken[0][key] if same else b"another result")
+
+    def train():
+        iterative_magnitude_pruning(recipe, dataset, Archive(run, recipe.digest()), on_event)
+
+    if same:
+        train()
+        assert run.store.read(run.checkpoint_key(2)) == unbroken[0][run.checkpoint_key(2)]
+    else:
+        with pytest.raises(StoreError, match=r"round-00\.arrow .* was written by another process"):
+            train()
+        assert run.store.exists(key), "it is not ours to delete"
+
+
 def test_training_goes_on_while_a_checkpoint_is_written(recipe, dataset, tmp_path):
     """The store takes the first round's checkpoint only when the second round is under way."""
     under_way = threading.Event()
