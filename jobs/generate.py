@@ -314,7 +314,9 @@ def main(
             metavar="RECIPE", help="A YAML file, for example jobs/recipes/digits.yaml.", show_default=False
         ),
     ],
-    store: Annotated[str, typer.Option(help="The folder for the run's artifacts.", metavar="URI")] = "runs",
+    store: Annotated[
+        str, typer.Option(help="Where artifacts go: a folder or s3://bucket/prefix.", metavar="URI")
+    ] = "runs",
     name: Annotated[
         str | None,
         typer.Option(help="The run's name; by default the recipe's name and hash.", show_default=False),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shifter.disk import Disk
+from shifter.folder import Folder
 from shifter.patience import Patience
 from shifter.store import Store
 
@@ -128,4 +129,5 @@ class FailingOnce(Disk):
 
 def on(disk: Disk, store: Store, patience: Patience = HASTY) -> Store:
     """The same store, reached through ``disk``."""
-    return replace(store, disk=disk, patience=patience)
+    assert isinstance(store.place, Folder)
+    return replace(store, place=replace(store.place, disk=disk), patience=patience)

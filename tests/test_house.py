@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("shifter", "jobs", "serve_app")
-HEAVY = ("onnx", "onnxruntime", "pyarrow", "ray", "torch")
+HEAVY = ("boto3", "onnx", "onnxruntime", "pyarrow", "ray", "torch")
 
 WITHOUT = """
 import sys
@@ -186,7 +186,7 @@ def test_every_import_is_of_a_declared_dependency() -> None:
     extras = project["optional-dependencies"].values()
     requirements = [*project["dependencies"], *(r for extra in extras for r in extra)]
     declared = {canonical(Requirement(r).name) for r in requirements}
-    declared |= {"pydantic-core", "starlette"}  # parts of pydantic and of fastapi
+    declared |= {"botocore", "pydantic-core", "starlette"}  # parts of boto3, pydantic and fastapi
     owners = metadata.packages_distributions()
     undeclared = set()
     for path in [*sources(*PACKAGES, "tests"), ROOT / "conftest.py"]:

@@ -50,7 +50,7 @@ def test_a_store_that_is_gone_ends_it_and_the_same_call_resumes(recipe, dataset,
     assert sum(disk.calls.values()) > calls
     train(recipe, dataset, store)
     assert artifacts(store) == unbroken
-    assert not list(store.root.rglob(".*"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_a_checkpoint_that_cannot_be_read_for_now_is_not_called_damaged(recipe, unbroken, tmp_path):
