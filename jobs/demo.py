@@ -73,7 +73,7 @@ def demonstrate(recipe: Recipe, store_uri: str, name: str, console: Console) -> 
             kept = [v for v in told["variants"] if v["kept"]]
             if len(kept) < 3:
                 raise DemoError(f"only {len(kept)} variants survive the selection, 3 were expected")
-        trials, plan, checked = serve_and_judge(Path(told["store"]) / told["run"], recipe, console)
+        trials, plan, checked = serve_and_judge(f"{told['store']}/{told['run']}", recipe, console)
     with _step("leave nothing behind", console):
         if temporary.exists():
             raise DemoError(f"the cluster left its folder {temporary} behind")
@@ -82,7 +82,7 @@ def demonstrate(recipe: Recipe, store_uri: str, name: str, console: Console) -> 
     return Outcome(told, trials, plan.objective_s, checked)
 
 
-def serve_and_judge(run: Path, recipe: Recipe, console: Console) -> tuple[list[Trial], Plan, int]:
+def serve_and_judge(run: str, recipe: Recipe, console: Console) -> tuple[list[Trial], Plan, int]:
     """Serves a run's portfolio on the connected cluster, puts it under load, and judges.
 
     Returns: the trial of the largest variant, held fixed, and that of the switching service; the
@@ -212,7 +212,9 @@ def _judge(trials: Sequence[Trial], portfolio: Portfolio) -> str | None:
 
 @cli.reports_errors
 def main(
-    store: Annotated[str, typer.Option(help="The folder for the run's artifacts.", metavar="URI")] = "runs",
+    store: Annotated[
+        str, typer.Option(help="Where artifacts go: a folder or s3://bucket/prefix.", metavar="URI")
+    ] = "runs",
     name: Annotated[str, typer.Option(help="The run's name.")] = "digits",
     overrides: cli.Overrides = None,
     progress: cli.Progress = Style.AUTO,

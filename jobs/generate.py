@@ -68,7 +68,7 @@ def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> Non
         run.advance("packing")
         _pack(run, recipe, [v for v in variants if v.name in kept])
         _report(run, recipe, variants, kept, discarded)
-        store.sweep(run.name)  # what storage that failed for a while kept
+        run.sweep()  # what storage that failed for a while kept
         run.advance("finished")
     console.say(f"{run.name} is finished: {store.uri}/{run.report_key}")
 
@@ -329,7 +329,9 @@ def main(
             metavar="RECIPE", help="A YAML file, for example jobs/recipes/digits.yaml.", show_default=False
         ),
     ],
-    store: Annotated[str, typer.Option(help="The folder for the run's artifacts.", metavar="URI")] = "runs",
+    store: Annotated[
+        str, typer.Option(help="Where artifacts go: a folder or s3://bucket/prefix.", metavar="URI")
+    ] = "runs",
     name: Annotated[
         str | None,
         typer.Option(help="The run's name; by default the recipe's name and hash.", show_default=False),

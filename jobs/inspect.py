@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,10 +68,10 @@ def _text(told: dict[str, Any]) -> str:
 @cli.reports_errors
 def main(
     portfolio: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="PORTFOLIO",
-            help="A run's folder, whose current package is meant, or a package (.zip).",
+            help="A run's folder, whose current package is meant, or a package (.zip); s3:// as well.",
             show_default=False,
         ),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,8 +13,9 @@ class Settings(BaseModel):
     """Arguments of ``serve_app.edge:build``.
 
     Args:
-        portfolio: a package (``.zip``), or a run's folder, whose current package is taken. On the
-            node that serves; a relative path begins where the node, or ``serve run``, was started.
+        portfolio: a package (``.zip``), or a run's folder, whose current package is taken; either may
+            be in a bucket (``s3://bucket/prefix/run``). Folders are those of the node that serves;
+            a relative path begins where the node, or ``serve run``, was started.
         policy: ``slo``, the most accurate variant that carries the load within the objective, or
             ``fixed``.
         variant: for ``fixed``, the one to hold.
@@ -29,7 +29,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    portfolio: Path
+    portfolio: str
     policy: Literal["slo", "fixed"] = "slo"
     variant: str | None = None
     objective_ms: float = Field(default=100.0, gt=0, allow_inf_nan=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from io import FileIO
@@ -36,14 +35,6 @@ class Disk:
                     return False
                 left = left[len(chunk) :]
         return not left
-
-    def read(self, path: Path) -> bytes:
-        """All of one file, though another may be given its name meanwhile."""
-        with path.open("rb") as file:
-            data = file.read()
-            if len(data) != os.fstat(file.fileno()).st_size:
-                raise OSError(errno.EIO, "it ends too early")
-        return data
 
     def open(self, path: Path) -> FileIO:
         return FileIO(path)

@@ -9,8 +9,10 @@ Elsewhere its heartbeat is *watched*: a counter that does not move over some per
 watcher's own clock. Clocks are never compared, since those of two hosts differ, and a store need
 not have one. The price is that being refused takes up to a period, and taking over all of them.
 
-A store whose conditional writes cannot be trusted (some that speak S3) would have to list again a
-moment after writing a number, and let the smaller token win.
+Storage that speaks S3 may let several through that write one number at once, the last of which is
+what is there in the end. So on a store that is not ``exclusive`` a racer looks again a moment after
+writing, and holds the lease if the number is still its own. Should another write even later, the one
+that is not there any more finds out before it writes anything else, as one that was suspended does.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ PERIOD_S = 5.0
 """Seconds between two heartbeats."""
 MISSED = 12
 """Periods without a heartbeat after which a holder is taken for dead."""
+_MOMENT = 0.5
+"""Periods after which whoever looked at a number before it was written has written it."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +195,13 @@ def _take(store: Store, folder: str, on_wait: Callable[[str], None], period_s: f
         next = _key(folder, number + 1)
         if not store.create(next, mine.encode()):
             continue  # another one was faster: it is the holder now
+        if not store.exclusive:
+            time.sleep(_MOMENT * period_s)
         *former, last = store.list(f"{folder}/") or [""]
         if last != next:
             store.delete(next)  # we were so slow that the number had been given and taken back
+            continue
+        if not store.exclusive and _Claim.decode(store.read(next)).token != mine.token:
             continue
         for key in former:
             store.delete(key)

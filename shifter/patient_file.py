@@ -1,32 +1,34 @@
-"""A file opened for reading, and opened again where reading failed."""
+"""A key opened for reading, and opened again where reading failed."""
 
 from __future__ import annotations
 
 import errno
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from shifter.disk import Disk
+from shifter.errors import StoreError
+from shifter.place import Opened, Patiently
 
 
 class PatientFile(io.RawIOBase):
-    """Unbuffered. Its end is where it was when it was opened: its key does not change.
+    """Unbuffered. Its end is where it was when it was opened.
 
     Args:
-        patiently: calls a function until it returns a number, and returns that.
+        open_key: opens it.
+        name: of the key and its store, for the message.
 
     Raises:
-        What ``patiently`` raises, also when it is made.
+        StoreError: when made or read, if ``patiently`` gives up, or the key was replaced meanwhile.
     """
 
-    def __init__(self, disk: Disk, path: Path, patiently: Callable[[Callable[[], int]], int]) -> None:
+    def __init__(self, open_key: Callable[[], Opened], name: str, patiently: Patiently) -> None:
         super().__init__()
-        self._disk, self._path, self._patiently = disk, path, patiently
+        self._open_key, self._name, self._patiently = open_key, name, patiently
         self._position = 0
-        self._file: io.FileIO | None = None
-        self._size = patiently(self._open)
+        self._opened: Opened | None = None
+        first = patiently(self._reopen)
+        self._size, self._version = first.size, first.version
 
     def readable(self) -> bool:
         return True
@@ -45,28 +47,34 @@ class PatientFile(io.RawIOBase):
         self._position += count
         return count
 
+    def readall(self) -> bytes:
+        data = bytearray(max(0, self._size - self._position))
+        filled = 0
+        while filled < len(data) and (count := self.readinto(memoryview(data)[filled:])):
+            filled += count
+        return bytes(data[:filled])
+
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
         super().close()
 
-    def _open(self) -> int:
-        """Opens it; returns its size."""
-        file = self._disk.open(self._path)
-        self._file = file
-        return file.seek(0, io.SEEK_END)
+    def _reopen(self) -> Opened:
+        if self._opened is None:
+            self._opened = self._open_key()
+        return self._opened
 
     def _read(self, view: memoryview) -> int:
-        if self._file is None:
-            self._open()
-        assert self._file is not None
+        opened = self._reopen()
         try:
-            count = self._disk.read_into(self._file, self._position, view)
+            if opened.version != self._version:
+                raise StoreError(f"{self._name} was replaced while it was read: read it again")
+            count = opened.read_into(self._position, view)
             if count == 0 and len(view) and self._position < self._size:
                 raise OSError(errno.EIO, "it ends too early")
         except OSError:
-            self._file.close()
-            self._file = None
+            opened.close()
+            self._opened = None
             raise
         return count

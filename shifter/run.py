@@ -76,7 +76,7 @@ class Run:
         run = cls.find(store, recipe, name)
         if run.has_begun:
             if not run.is_finished:
-                store.sweep(run.name)
+                run.sweep()
                 run._write(resumed=[*run.record["resumed"], _now()])
             return run
         run._write(
@@ -91,6 +91,10 @@ class Run:
             failure=None,
         )
         return run
+
+    def sweep(self) -> None:
+        """Removes what killed writers left; not in the lease's folder, where rivals may be writing."""
+        self.store.sweep(self.name, spare=self.lease_folder)
 
     @classmethod
     def attach(cls, uri: str, name: str) -> Run:

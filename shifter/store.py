@@ -1,72 +1,60 @@
-"""Where artifacts live: a folder, addressed by keys such as ``<run>/rounds/round-00.arrow``.
+"""Where artifacts live: a folder or a bucket, addressed by keys such as ``<run>/rounds/round-00.arrow``.
 
 A key appears at once and whole, or not at all, and is never overwritten; but for the few that only
-name other keys and states. A writer that is killed leaves a temporary file that is no key. Storage
-that fails for a while is waited for (``shifter.patience``).
+name other keys and states. What a writer that is killed leaves is no key. Storage that fails for a
+while is waited for (``shifter.patience``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
-import os
 import re
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from shifter.disk import Disk
 from shifter.errors import StoreError
+from shifter.folder import Folder
 from shifter.patience import Patience, is_transient
 from shifter.patient_file import PatientFile
+from shifter.place import Place
 
 T = TypeVar("T")
 
 _REPLACEABLE = frozenset({"run.json", "portfolio.json", "report.html"})
 _REPLACEABLE_FOLDERS = frozenset({"lease", "resume"})
-_PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
 class Store:
-    """A local folder of artifacts. Made by :meth:`open` or :meth:`at`; cheap to send to another process.
+    """Artifacts in one place. Made by :meth:`open` or :meth:`at`; cheap to send to another process.
 
     Every method waits for storage that fails for a while, and raises StoreError when ``patience``
     is at its end, or at once where waiting does not help.
     """
 
-    root: Path
+    place: Place
     patience: Patience = field(default=Patience(), compare=False)
-    disk: Disk = field(default_factory=Disk, compare=False, repr=False)
     guard: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def at(cls, uri: str) -> Store:
-        """The store at ``uri``, a folder. Touches nothing.
+        """The store at ``uri``: a folder, or ``s3://bucket/prefix``. Touches nothing.
 
         Raises:
             StoreError: if ``uri`` cannot name one.
         """
-        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-        if scheme:
-            raise StoreError(
-                f"the store {uri!r} cannot be used: {scheme[1]}:// is not supported, give a folder"
-            )
-        if not uri:
-            raise StoreError("the store has no name: give a folder")
-        # Absolute, because workers are started elsewhere.
-        return cls(Path(os.path.abspath(Path(uri).expanduser())), Patience.from_environment())
+        return cls(_place(uri), Patience.from_environment())
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """The store at ``uri``, a folder, which is created if need be.
+        """The store at ``uri``. A folder is created if need be, a bucket is not.
 
         Raises:
-            StoreError: if it is no folder, or cannot be written to: now, not after hours of training.
+            StoreError: if it is not there, or cannot be written to: now, not after hours of training.
         """
         store = cls.at(uri)
         store._probe()
@@ -82,38 +70,38 @@ class Store:
 
     @property
     def uri(self) -> str:
-        return str(self.root)
+        return self.place.uri
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether of several who write one new key at once certainly only one succeeds."""
+        return self.place.exclusive
 
     def write(self, key: str, data: bytes) -> None:
-        """Writes a new key, durably and read back, all of it or nothing. Once more is no error.
+        """Writes a new key, durably and verified, all of it or nothing. Once more is no error.
 
         Raises:
-            StoreError: if the key exists with other bytes (it is left as it is), or the disk refuses.
+            StoreError: if the key exists with other bytes (it is left as it is), or the storage refuses.
         """
         if not self.create(key, data):
             raise StoreError(f"{key} is already in the store {self.uri}: artifacts are not overwritten")
 
     def create(self, key: str, data: bytes) -> bool:
         """The same for who has rivals: False if the key is another's. Raises StoreError otherwise."""
-        path = self._path(key)
+        patiently = partial(self._patiently, "write", _checked(key))
 
-        def name() -> bool:
+        def create() -> bool:
             self._ask_guard()
             try:
-                # A link, not a rename: it refuses an existing name in the same atomic step.
-                self.disk.link(temporary, path)
+                draft.create()
             except FileExistsError:
-                try:
-                    # Ours, if the link before was made though it was said to have failed.
-                    return self.disk.holds(path, data)
-                except FileNotFoundError:
-                    return False  # it was another's, which is deleted already
+                return False
             return True
 
-        with self._temporary(key, data) as temporary:
-            created = self._patiently("write", key, name)
+        with self.place.draft(key, data, patiently) as draft:
+            created = patiently(create)
         if created:
-            self._patiently("write", key, lambda: self.disk.sync(path.parent))
+            patiently(draft.settle)
         return created
 
     def replace(self, key: str, data: bytes) -> None:
@@ -122,87 +110,70 @@ class Store:
         A reader sees the old bytes or the new ones, never a mixture.
 
         Raises:
-            StoreError: if the disk refuses.
+            StoreError: if the storage refuses.
         """
-        parts = key.split("/")
-        assert parts[-1] in _REPLACEABLE or _REPLACEABLE_FOLDERS & set(parts[:-1]), f"{key} is immutable"
-        path = self._path(key)
+        _, *inner = _checked(key).split("/")  # a run's name may be that of one of its folders
+        assert (len(inner) == 1 and inner[0] in _REPLACEABLE) or (
+            len(inner) > 1 and inner[0] in _REPLACEABLE_FOLDERS
+        ), f"{key} is immutable"
+        patiently = partial(self._patiently, "write", key)
 
         def name() -> None:
             self._ask_guard()
-            try:
-                self.disk.rename(temporary, path)
-            except FileNotFoundError:
-                # Gone, if the renaming before was done though it was said to have failed.
-                if not self.disk.holds(path, data):
-                    raise
+            draft.replace()
 
-        with self._temporary(key, data) as temporary:
-            self._patiently("write", key, name)
-        self._patiently("write", key, lambda: self.disk.sync(path.parent))
+        with self.place.draft(key, data, patiently) as draft:
+            patiently(name)
+        patiently(draft.settle)
 
     def read(self, key: str) -> bytes:
         """All bytes of a key. Raises StoreError if there is none."""
-        return self._patiently("read", key, partial(self.disk.read, self._path(key)))
+
+        def whole() -> bytes:
+            """In one go: where reading failed the key may hold other bytes by now."""
+            with closing(self.place.open(key)) as opened:
+                data = bytearray(opened.size)
+                filled = 0
+                while filled < len(data):
+                    count = opened.read_into(filled, memoryview(data)[filled:])
+                    if count == 0:
+                        raise OSError(errno.EIO, "it ends too early")
+                    filled += count
+            return bytes(data)
+
+        return self._patiently("read", _checked(key), whole)
 
     def open_file(self, key: str) -> BinaryIO:
         """A key as a seekable file, for reading parts of it. Raises StoreError if there is none."""
-        patiently = partial(self._patiently, "read", key)
-        return cast(BinaryIO, io.BufferedReader(PatientFile(self.disk, self._path(key), patiently)))
+        patiently = partial(self._patiently, "read", _checked(key))
+        name = f"{key} in the store {self.uri}"
+        file = PatientFile(partial(self.place.open, key), name, patiently)
+        return cast(BinaryIO, io.BufferedReader(file, self.place.read_ahead))
 
     def exists(self, key: str) -> bool:
-        path = self._path(key)
-        return self._patiently("look up", key, lambda: self.disk.is_file(path))
+        return self._patiently("look up", key, partial(self.place.exists, _checked(key)))
 
     def list(self, prefix: str = "") -> list[str]:
-        """Every key that begins with ``prefix``, sorted. Temporary files are not keys."""
-        keys = (path.relative_to(self.root).as_posix() for path in self._files(prefix.rpartition("/")[0]))
-        return sorted(k for k in keys if k.startswith(prefix) and _is_key(k))
+        """Every key that begins with ``prefix``, sorted. What killed writers left is no key."""
+        patiently = partial(self._patiently, "list", prefix.rpartition("/")[0] or ".")
+        return sorted(name for name in self.place.list(prefix, patiently) if _is_key(name))
 
     def delete(self, key: str) -> None:
         """Removes a key that is no longer needed (mid-run state); one that is not there is no error."""
-        self._unlink(key, self._path(key))
+        self._remove(key, partial(self.place.delete, _checked(key)))
 
-    def sweep(self, prefix: str) -> None:
-        """Removes what killed writers left under the folder ``prefix``."""
-        for path in self._files(prefix):
-            if path.name.startswith(".") and path.name.endswith(_PARTIAL):
-                self._unlink(path.name, path)
+    def sweep(self, prefix: str, spare: str | None = None) -> None:
+        """Removes what killed writers left under the folder ``prefix``, but not under ``spare``."""
+        for name, remove in self.place.litter(prefix, partial(self._patiently, "list", prefix or ".")):
+            if spare is None or not name.startswith(f"{spare}/"):
+                self._remove(name, remove)
 
-    def _files(self, folder: str) -> Iterator[Path]:
-        """Every file below a folder, keys or not."""
-        folders = [self.root / folder]
-        while folders:
-            top = folders.pop()
-            inner, files = self._patiently("list", folder or ".", partial(self.disk.scan, top))
-            folders += [top / name for name in inner]
-            yield from (top / name for name in files)
-
-    def _unlink(self, key: str, path: Path) -> None:
-        def unlink() -> None:
+    def _remove(self, name: str, remove: Callable[[], None]) -> None:
+        def guarded() -> None:
             self._ask_guard()
-            self.disk.unlink(path)
+            remove()
 
-        self._patiently("delete", key, unlink)
-
-    @contextlib.contextmanager
-    def _temporary(self, key: str, data: bytes) -> Iterator[Path]:
-        """A durable temporary file beside ``key``, gone at the end if that can be."""
-        path = self._path(key)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
-
-        def write() -> None:
-            self.disk.make_folder(path.parent)
-            self.disk.write(temporary, data)
-            if not self.disk.holds(temporary, data):
-                raise OSError(errno.EIO, "what was written is not what is read back")
-
-        try:
-            self._patiently("write", key, write)
-            yield temporary
-        finally:
-            with contextlib.suppress(OSError):  # else it is swept later
-                self.disk.unlink(temporary)
+        self._patiently("delete", name, guarded)
 
     def _patiently(self, verb: str, key: str, action: Callable[[], T]) -> T:
         try:
@@ -224,31 +195,36 @@ class Store:
         if self.guard is not None:
             self.guard()
 
-    def _path(self, key: str) -> Path:
-        assert _is_key(key), f"{key!r} is no key"
-        return self.root / key
-
     def _probe(self) -> None:
-        """Does all that :meth:`write` does, so that what fails would have failed there."""
-        # Hidden, so that they are never keys, whatever happens.
-        first, second = (self.root / f".probe-{uuid.uuid4().hex}{_PARTIAL}" for _ in range(2))
-
-        def probe() -> None:
-            self.disk.make_folder(self.root)
-            for path in (first, second):
-                self.disk.unlink(path)
-            self.disk.write(first, b"shifter")
-            self.disk.link(first, second)
-            for path in (first, second):
-                self.disk.unlink(path)
-
         try:
-            self.patience.attempt(probe, f"write to the store {self.uri}")
+            self.place.probe(partial(self.patience.attempt, what=f"write to the store {self.uri}"))
         except OSError as error:
-            raise StoreError(
-                f"the store {self.uri} cannot be written to: {error.strerror}; "
-                "give a folder that this user may write to, on a file system with hard links"
-            ) from error
+            raise StoreError(f"the store {self.uri} cannot be written to: {error.strerror}") from error
+
+
+def _place(uri: str) -> Place:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", uri)
+    if not uri:
+        raise StoreError("the store has no name: give a folder or s3://bucket/prefix")
+    if scheme is None:
+        return Folder.at(uri)
+    if scheme[1].lower() != "s3":
+        raise StoreError(
+            f"the store {uri!r} cannot be used: {scheme[1]}: is not supported, give a folder "
+            "or s3://bucket/prefix"
+        )
+    try:
+        from shifter.bucket import Bucket
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"the store {uri!r} needs {error.name}: pip install 'shifter[train]', or 'shifter[edge]'"
+        ) from error
+    return Bucket.at(uri)
+
+
+def _checked(key: str) -> str:
+    assert _is_key(key), f"{key!r} is no key"
+    return key
 
 
 def _is_key(key: str) -> bool:

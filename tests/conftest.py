@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from onnx import TensorProto, helper
 
 from shifter.portfolio import pack
 from shifter.values import Exactness, InputSpec, Latency, Profile, Variant
+
+from . import s3
 
 CLASSES = ("zero", "one", "two")
 
@@ -86,3 +90,30 @@ def portfolio_path(portfolio_bytes: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "portfolio.zip"
     path.write_bytes(portfolio_bytes)
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.Server]:
+    with s3.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Server]:
+    """A server that speaks S3, which this process and those that it starts use; well-behaved at first."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.play()
+    yield s3_server
+    s3_server.play()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store may be made: a test that asks for it runs once for each kind."""
+    if request.param == "folder":
+        return str(tmp_path / "artifacts")
+    server: s3.Server = request.getfixturevalue("bucket")
+    return f"s3://{server.bucket()}/some/prefix"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shifter.disk import Disk
+from shifter.folder import Folder
 from shifter.patience import Patience
 from shifter.store import Store
 
@@ -69,9 +70,6 @@ class FaultyDisk(Disk):
 
     def holds(self, path: Path, data: bytes) -> bool:
         return self._call("holds", lambda: super(FaultyDisk, self).holds(path, data))
-
-    def read(self, path: Path) -> bytes:
-        return self._call("read", lambda: super(FaultyDisk, self).read(path))
 
     def open(self, path: Path) -> FileIO:
         return self._call("open", lambda: super(FaultyDisk, self).open(path))
@@ -131,4 +129,5 @@ class FailingOnce(Disk):
 
 def on(disk: Disk, store: Store, patience: Patience = HASTY) -> Store:
     """The same store, reached through ``disk``."""
-    return replace(store, disk=disk, patience=patience)
+    assert isinstance(store.place, Folder)
+    return replace(store, place=replace(store.place, disk=disk), patience=patience)

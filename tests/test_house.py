@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("shifter", "jobs", "serve_app")
-HEAVY = ("onnx", "onnxruntime", "pyarrow", "ray", "torch")
+HEAVY = ("boto3", "onnx", "onnxruntime", "pyarrow", "ray", "torch")
 
 WITHOUT = """
 import sys
@@ -123,6 +123,21 @@ def test_importing_shifter_needs_only_the_core_and_loads_nothing_heavy() -> None
     assert not set(HEAVY) & set(outcome.stdout.split())
 
 
+def test_a_store_in_a_folder_does_without_the_aws_sdk_and_one_in_a_bucket_says_that_it_does_not(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "from shifter.store import Store\n"
+        "store = Store.open(sys.argv[1])\n"
+        "store.write('a', b'1')\n"
+        "assert store.read('a') == b'1'\n"
+        "Store.at('s3://bucket/runs')"
+    )
+    outcome = python_without(not_in_core(), code, str(tmp_path))
+    assert "the store 's3://bucket/runs' needs boto3: pip install 'shifter[train]'" in outcome.stderr
+    assert (tmp_path / "a").exists()
+
+
 def test_reducing_packing_and_switching_run_without_torch_and_ray() -> None:
     phase_1 = ("shifter.data", "shifter.models", "shifter.training")
     others = [module for module in modules("shifter") if not module.startswith(phase_1)]
@@ -186,7 +201,7 @@ def test_every_import_is_of_a_declared_dependency() -> None:
     extras = project["optional-dependencies"].values()
     requirements = [*project["dependencies"], *(r for extra in extras for r in extra)]
     declared = {canonical(Requirement(r).name) for r in requirements}
-    declared |= {"pydantic-core", "starlette"}  # parts of pydantic and of fastapi
+    declared |= {"botocore", "pydantic-core", "starlette"}  # parts of boto3, pydantic and fastapi
     owners = metadata.packages_distributions()
     undeclared = set()
     for path in [*sources(*PACKAGES, "tests"), ROOT / "conftest.py"]:

@@ -23,6 +23,8 @@ from shifter.lease import Lease
 from shifter.process import Process
 from shifter.store import Store
 
+from .s3 import Server
+
 PERIOD_S = 0.25
 FOLDER = "digits/lease"
 
@@ -35,7 +37,7 @@ from shifter.lease import Lease
 from shifter.store import Store
 
 try:
-    with Lease.hold(Store(Path(sys.argv[1])), "{FOLDER}", period_s={PERIOD_S}) as lease:
+    with Lease.hold(Store.at(sys.argv[1]), "{FOLDER}", period_s=float(sys.argv[2])) as lease:
         print("held", flush=True)
         sys.stdin.readline()
         lease.require()
@@ -52,7 +54,7 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "store"))
 
 
-Start = Callable[[], "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -60,8 +62,8 @@ def start(store: Store) -> Iterator[Start]:
     """Starts a process that holds the lease, or is refused, and then waits for a line."""
     started: list[subprocess.Popen[str]] = []
 
-    def run() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", HOLDER, store.uri]
+    def run(store: Store = store, period_s: float = PERIOD_S) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLDER, store.uri, str(period_s)]
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         started.append(process)
@@ -137,17 +139,36 @@ def test_it_is_given_back_at_the_end(store: Store, start: Start, how: signal.Sig
     assert claim(store)["released"]
 
 
-@pytest.mark.parametrize("before", ["nobody", "released", "dead"])
-def test_of_eight_who_race_exactly_one_wins(store: Store, start: Start, before: str) -> None:
+def leave_behind(store: Store, before: str) -> None:
+    """What an earlier driver left, if there was one."""
     if before != "nobody":
         with hold(store):
             pass
     if before == "dead":
         gone = replace(Process.this(), started=0)
         change_claim(store, released=False, process=gone.to_json())
-    racers = [start() for _ in range(8)]
+
+
+@pytest.mark.parametrize("before", ["nobody", "released", "dead"])
+def test_of_eight_who_race_exactly_one_wins(store: Store, start: Start, before: str) -> None:
+    leave_behind(store, before)
+    check_race(store, [start() for _ in range(8)])
+
+
+@pytest.mark.parametrize("before", ["nobody", "dead"])
+@pytest.mark.parametrize("conditions", ["kept", "ignored", "refused"])
+def test_so_it_is_in_a_bucket_whatever_the_server_makes_of_conditions(
+    bucket: Server, start: Start, before: str, conditions: str
+) -> None:
+    store = Store.at(f"s3://{bucket.bucket()}")
+    leave_behind(store, before)
+    bucket.play(conditions=conditions, delay_s=0.05)
+    check_race(store, [start(store, period_s=2) for _ in range(8)])
+
+
+def check_race(store: Store, racers: list[subprocess.Popen[str]]) -> None:
     outcomes = [told(racer) for racer in racers]
-    assert outcomes.count("held") == 1
+    assert outcomes.count("held") == 1, outcomes
     assert sum("is being carried out by another driver" in outcome for outcome in outcomes) == 7
     assert len(store.list(f"{FOLDER}/")) == 1
     winner = racers[outcomes.index("held")]
@@ -162,7 +183,7 @@ from shifter.errors import RunError
 from shifter.lease import Lease
 from shifter.store import Store
 
-store, inside, held = Store(Path(sys.argv[1])), Path(sys.argv[1], "inside"), 0
+store, inside, held = Store.at(sys.argv[1]), Path(sys.argv[1], "inside"), 0
 end = time.monotonic() + 2
 while time.monotonic() < end:
     try:
@@ -184,6 +205,25 @@ def test_a_crowd_that_comes_and_goes_is_never_two_at_a_time(store: Store) -> Non
     held = [process.communicate()[0] for process in crowd]
     assert [process.returncode for process in crowd] == [0] * 5
     assert sum(map(int, held)) > 5
+
+
+def test_in_a_bucket_the_dead_is_followed_and_the_suspended_finds_out(bucket: Server, start: Start) -> None:
+    store = Store.at(f"s3://{bucket.bucket()}")
+    first = start(store, period_s=0.5)
+    assert told(first) == "held"
+    first.send_signal(signal.SIGSTOP)
+    with hold(store):
+        first.send_signal(signal.SIGCONT)
+        assert "was taken over by process" in told(first)
+        assert first.wait(10) == 1
+    second = start(store, period_s=0.5)
+    assert told(second) == "held"
+    second.kill()
+    os.waitid(os.P_PID, second.pid, os.WEXITED | os.WNOWAIT)
+    waited: list[str] = []
+    with hold(store, on_wait=waited.append):
+        assert claim(store)["process"]["pid"] == os.getpid()
+    assert waited == []
 
 
 def elsewhere(store: Store) -> None:
@@ -234,7 +274,7 @@ def test_nothing_is_written_under_a_lease_that_is_lost(store: Store) -> None:
     with hold(store, period_s=600) as mine:
         guarded = store.guarded(mine.require)
         guarded.write("digits/a", b"")
-        (store.root / "digits/.half.part").touch()
+        Path(store.uri, "digits/.half.part").touch()
         theirs = json.dumps(claim(store) | {"token": "another"}).encode()
         store.write(f"{FOLDER}/000009.json", theirs)
         changes = {

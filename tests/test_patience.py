@@ -18,6 +18,7 @@ from shifter.patience import Patience
 from shifter.store import Store
 
 from .faults import HASTY, MOMENTS, FailingOnce, FaultyDisk, fault, on
+from .s3 import everything
 
 DATA = os.urandom(100_000)
 
@@ -30,10 +31,6 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def _has_said_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience_module, "_spoke", -1e9)
-
-
-def files(store: Store) -> list[str]:
-    return sorted(p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file())
 
 
 class Failing:
@@ -97,7 +94,7 @@ def test_any_operation_may_fail_once_before_or_after_it_was_done(
 ) -> None:
     store.write("run/old", DATA)
     store.replace("run/run.json", b"old")
-    (store.root / "run/.half.part").touch()
+    Path(store.uri, "run/.half.part").touch()
     disk = FailingOnce(operation, when)
     faulty = on(disk, store)
     faulty._probe()
@@ -111,7 +108,7 @@ def test_any_operation_may_fail_once_before_or_after_it_was_done(
     faulty.delete("run/old")
     faulty.sweep("run")
     assert disk.failed
-    assert files(store) == ["run/new/key", "run/run.json"]
+    assert everything(store) == ["run/new/key", "run/run.json"]
     assert (store.read("run/new/key"), store.read("run/run.json")) == (DATA, b"new")
 
 
@@ -130,7 +127,7 @@ def test_a_fifth_of_all_calls_may_fail(store: Store, seed: int) -> None:
     assert all(faulty.read(f"run/{index}") == DATA[index:] for index in range(20))
     assert faulty.read("run/run.json") == b"19"
     faulty.sweep("run")
-    assert files(store) == sorted([*(f"run/{index}" for index in range(20)), "run/run.json"])
+    assert everything(store) == sorted([*(f"run/{index}" for index in range(20)), "run/run.json"])
     assert {"before", "after", "slow", "cut"} == disk.faults.keys() - {"none"}
 
 
@@ -141,7 +138,7 @@ def test_bytes_cut_off_on_their_way_never_get_a_name(store: Store) -> None:
 
     with pytest.raises(StoreError, match="what was written is not what is read back"):
         on(Cutting(), store, Patience(limit_s=0.05)).write("run/a", DATA)
-    assert files(store) == []
+    assert everything(store) == []
 
 
 def test_the_same_key_with_other_bytes_is_refused_however_often_it_is_tried(store: Store) -> None:
@@ -191,7 +188,7 @@ def test_whether_the_lease_still_holds_is_asked_after_the_waiting(store: Store) 
     faulty.write("run/a", b"")
     with pytest.raises(RunError, match="taken over"):
         faulty.write("run/b", b"")
-    assert files(store) == ["run/a"]
+    assert everything(store) == ["run/a"]
 
 
 def test_a_lease_is_held_through_storage_that_fails(store: Store) -> None:

@@ -168,7 +168,7 @@ def test_every_artifact_has_its_place(store: Store) -> None:
 
 def test_what_a_killed_writer_left_is_gone_after_resuming(store: Store) -> None:
     run = Run.begin(store, recipe())
-    left = store.root / run.name / "rounds/.round-00.arrow.abc.part"
+    left = Path(store.uri, run.name) / "rounds/.round-00.arrow.abc.part"
     left.parent.mkdir()
     left.write_bytes(b"half")
     Run.begin(store, recipe())

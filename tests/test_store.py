@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -17,21 +18,28 @@ from shifter.disk import Disk
 from shifter.errors import StoreError
 from shifter.store import Store
 
+from .s3 import everything
+
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store_uri: str) -> Store:
+    return Store.open(store_uri)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "artifacts"))
 
 
-def files(store: Store) -> list[str]:
-    """All that lies in the folder, keys or not."""
-    return sorted(p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file())
+def test_opening_creates_the_folder(folder: Store) -> None:
+    assert Path(folder.uri).is_dir()
 
 
-def test_opening_creates_the_folder_and_leaves_nothing_in_it(store: Store) -> None:
-    assert store.root.is_dir()
-    assert files(store) == []
+def test_opening_leaves_nothing_behind(store: Store) -> None:
+    assert everything(store) == []
     assert Store.open(store.uri) == store
+    assert Store.at(store.uri + "/") == store
+    assert pickle.loads(pickle.dumps(store)) == store
 
 
 def test_a_relative_folder_is_the_same_store_from_anywhere(
@@ -58,7 +66,7 @@ def test_a_key_is_not_overwritten(store: Store) -> None:
     with pytest.raises(StoreError, match="run/a is already in the store"):
         store.write("run/a", b"second")
     assert store.read("run/a") == b"first"
-    assert files(store) == ["run/a"]
+    assert everything(store) == ["run/a"]
 
 
 def test_of_many_writers_of_one_key_exactly_one_wins(store: Store) -> None:
@@ -72,22 +80,26 @@ def test_of_many_writers_of_one_key_exactly_one_wins(store: Store) -> None:
     with ThreadPoolExecutor(8) as threads:
         (winner,) = (i for i in threads.map(attempt, range(32)) if i is not None)
     assert store.read("run/a") == b"%d" % winner * 1000
-    assert files(store) == ["run/a"]
+    assert everything(store) == ["run/a"]
 
 
 def test_a_rival_s_key_is_told_from_a_failure(store: Store) -> None:
     assert store.create("run/a", b"ours")
     assert store.create("run/a", b"ours")
     assert not store.create("run/a", b"theirs")
+    assert everything(store) == ["run/a"]
 
+
+def test_a_rival_s_key_may_be_gone_again_at_once(folder: Store) -> None:
     class Fleeting(Disk):
         """The rival's key is deleted as soon as it was in the way."""
 
         def link(self, path: Path, name: Path) -> None:
             raise FileExistsError
 
-    assert not replace(store, disk=Fleeting()).create("run/b", b"ours")
-    assert files(store) == ["run/a"]
+    place = replace(folder.place, disk=Fleeting())
+    assert not replace(folder, place=place).create("run/b", b"ours")
+    assert everything(folder) == []
 
 
 @pytest.mark.parametrize("key", ["r/run.json", "r/portfolio.json", "r/report.html", "r/resume/x"])
@@ -95,10 +107,16 @@ def test_what_names_other_things_can_be_replaced(store: Store, key: str) -> None
     store.replace(key, b"first")
     store.replace(key, b"second")
     assert store.read(key) == b"second"
-    assert files(store) == [key]
+    assert everything(store) == [key]
 
 
-@pytest.mark.parametrize("key", ["r/rounds/round-00.arrow", "r/portfolio/abc.zip", "resume"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("r/rounds/round-00.arrow", "r/portfolio/abc.zip", "resume"),
+        *("resume/rounds/round-00.arrow", "lease/x", "r/rounds/run.json"),
+    ],
+)
 def test_nothing_else_can(store: Store, key: str) -> None:
     with pytest.raises(AssertionError, match="immutable"):
         store.replace(key, b"")
@@ -130,40 +148,52 @@ def test_a_key_that_is_not_there(store: Store) -> None:
     assert not store.exists("a")
 
 
-def test_a_writer_killed_in_the_middle_leaves_no_key(store: Store) -> None:
+def test_a_writer_killed_in_the_middle_leaves_no_key(folder: Store) -> None:
     """Killed after its bytes are on disk, and before they have their name."""
     script = (
         "import os, signal, sys\n"
         "from shifter.store import Store\n"
         "os.link = os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"store = Store(__import__('pathlib').Path({store.uri!r}))\n"
+        f"store = Store.at({folder.uri!r})\n"
         "getattr(store, sys.argv[1])('run/run.json', b'half')\n"
     )
     for verb in ("write", "replace"):
         ended = subprocess.run([sys.executable, "-c", script, verb], check=False)
         assert ended.returncode == -signal.SIGKILL
-    assert len(files(store)) == 2, "the temporary files are there"
-    assert store.list() == []
-    assert not store.exists("run/run.json")
-    store.sweep("run")
-    assert files(store) == []
+    assert len(everything(folder)) == 2, "the temporary files are there"
+    assert folder.list() == []
+    assert not folder.exists("run/run.json")
+    folder.sweep("run")
+    assert everything(folder) == []
 
 
-def test_a_disk_that_refuses_leaves_no_key(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_leaves_no_key(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match=r"cannot write run/a in the store .*: No space left on device"):
-        store.write("run/a", b"x")
-    assert files(store) == []
+        folder.write("run/a", b"x")
+    assert everything(folder) == []
 
 
-def test_other_kinds_of_store_are_refused() -> None:
-    with pytest.raises(StoreError, match="s3:// is not supported, give a folder"):
-        Store.open("s3://bucket/runs")
-    with pytest.raises(StoreError, match="give a folder"):
-        Store.open("")
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("gs://bucket/runs", "gs: is not supported, give a folder or s3://bucket/prefix"),
+        ("file:///runs", "file: is not supported"),
+        ("s3://", "give s3://bucket or s3://bucket/prefix"),
+        ("s3:/bucket/runs", "give s3://bucket or s3://bucket/prefix"),
+        ("s3:///runs", "give s3://bucket or s3://bucket/prefix"),
+        ("s3://bucket//runs", "give s3://bucket or s3://bucket/prefix"),
+        ("s3://bucket/../runs", "give s3://bucket or s3://bucket/prefix"),
+        ("s3://bucket/.runs", "give s3://bucket or s3://bucket/prefix"),
+        ("", "give a folder or s3://bucket/prefix"),
+    ],
+)
+def test_what_names_no_store_is_refused(uri: str, told: str) -> None:
+    with pytest.raises(StoreError, match=re.escape(told)):
+        Store.at(uri)
 
 
 def test_a_store_that_cannot_be_written_is_refused_when_it_is_opened(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from shifter.data import load
 from shifter.data_spec import Parquet, ParquetFiles
 from shifter.errors import DataError
+from shifter.store import Store
 
 
 @pytest.fixture
@@ -165,3 +166,16 @@ def test_pixels_are_bytes(write, spec):
     dataset = load(spec, 0)
     assert dataset.train.images.dtype == np.uint8
     assert dataset.input_spec.pixel_max == 255
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_a_bucket_is_found_by_the_settings_that_a_store_uses(
+    write, spec, tmp_path, bucket, variable, monkeypatch
+):
+    expected = write("train.parquet", 60)
+    store = Store.open(f"s3://{bucket.bucket()}")
+    store.write("images/train.parquet", (tmp_path / "set/train.parquet").read_bytes())
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    monkeypatch.setenv(variable, bucket.url)
+    dataset = load(changed(spec, folder=f"{store.uri}/images"), 0)
+    assert found(dataset.train, dataset.validation, dataset.test) == sorted(expected)

@@ -89,7 +89,7 @@ class Job:
 
     def __init__(self, folder: Path, temporary: Path) -> None:
         self.temporary = temporary
-        self.run = Run(Store(folder / "store"), "mine")
+        self.run = Run(Store.at(str(folder / "store")), "mine")
         recipe = folder / "tiny.yaml"
         recipe.write_text(yaml.safe_dump(TINY))
         self.command = [sys.executable, "-m", "jobs.generate", str(recipe), "--name", "mine"]
@@ -244,6 +244,6 @@ def test_it_ends_as_a_run_that_was_never_killed(
     assert broken(run) == []
     current = json.loads(run.store.read(run.portfolio_json))["current"]
     Portfolio.open(run.store.read(run.portfolio_key(current))).verify()
-    hidden = [p for p in run.store.root.rglob("*") if p.name.startswith(".")]
+    hidden = [p for p in Path(run.store.uri).rglob("*") if p.name.startswith(".")]
     assert hidden == []
     assert list(temporary.glob("shifter-*")) == []

@@ -34,8 +34,8 @@ def test_applications_are_served_side_by_side_and_gone_afterwards(
         assert said == ["starting Ray …", f"on a local Ray cluster with {max(os.cpu_count() or 1, 2)} CPUs"]
         urls = served.deploy(
             {
-                "fixed": Settings(portfolio=portfolio_path, policy="fixed", variant="16x", cpus=0.1),
-                "switching": Settings(portfolio=portfolio_path, objective_ms=1000, cpus=0.1),
+                "fixed": Settings(portfolio=str(portfolio_path), policy="fixed", variant="16x", cpus=0.1),
+                "switching": Settings(portfolio=str(portfolio_path), objective_ms=1000, cpus=0.1),
             }
         )
         for url in urls.values():
@@ -63,7 +63,7 @@ def test_applications_are_served_side_by_side_and_gone_afterwards(
 
         with pytest.raises(EngineError, match="unknown"):
             served.deploy(
-                {"unknown": Settings(portfolio=portfolio_path, policy="fixed", variant="3x", cpus=0.1)}
+                {"unknown": Settings(portfolio=str(portfolio_path), policy="fixed", variant="3x", cpus=0.1)}
             )
     assert descendants.check_gone() > 0
     assert not folder.exists()

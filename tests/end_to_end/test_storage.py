@@ -32,7 +32,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from tests.faults import FaultyDisk
+from tests.faults import FaultyDisk, on
 from shifter.store import Store
 
 HERE = Path(__file__).parent
@@ -45,8 +45,7 @@ class Played(FaultyDisk):
 
 def at(cls, uri, original=Store.at.__func__):
     store = original(cls, uri)
-    hasty = replace(store.patience, first_pause_s=0.01)
-    return replace(store, disk=Played(0.2, os.getpid()), patience=hasty)
+    return on(Played(0.2, os.getpid()), store, replace(store.patience, first_pause_s=0.01))
 
 Store.at = classmethod(at)
 """
@@ -77,7 +76,7 @@ class Jobs:
         )
 
     def run(self, name: str) -> Run:
-        return Run(Store(self.folder / name), "mine")
+        return Run(Store.at(str(self.folder / name)), "mine")
 
     def processes(self) -> int:
         return len(list((self.folder / "faults").glob("played-*")))
@@ -128,5 +127,5 @@ def test_a_fifth_of_all_calls_may_fail(jobs: Jobs) -> None:
     (package,) = run.store.list(f"{run.name}/portfolio/")
     Portfolio.open(run.store.read(package)).verify()
     # A last heartbeat may have left something of its own.
-    left = [p for p in (run.store.root / "mine").rglob(".*") if p.parent.name != "lease"]
+    left = [p for p in Path(run.store.uri, "mine").rglob(".*") if p.parent.name != "lease"]
     assert left == []

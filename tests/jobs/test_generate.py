@@ -164,7 +164,7 @@ def test_a_driver_whose_run_is_taken_over_stops_with_an_error(
         run = Run.begin(store, recipe, name)
         (key,) = store.list(f"{run.lease_folder}/")
         other = json.loads(store.read(key)) | {"token": "another's"}
-        Store(tmp_path).write(f"{run.lease_folder}/000002.json", json.dumps(other).encode())
+        Store.at(str(tmp_path)).write(f"{run.lease_folder}/000002.json", json.dumps(other).encode())
         time.sleep(60)
 
     monkeypatch.setattr("jobs.generate._carry_out", taken_over)
@@ -172,7 +172,7 @@ def test_a_driver_whose_run_is_taken_over_stops_with_an_error(
     assert "error: the lease mine/lease" in error
     assert "was taken over by process" in error
     assert "interrupted" not in error
-    assert Run(Store(tmp_path), "mine").state == "training"
+    assert Run(Store.at(str(tmp_path)), "mine").state == "training"
 
 
 def test_storage_that_does_not_answer_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +203,7 @@ class Finished:
         self.store = folder / "store"
         self.command = [sys.executable, "-m", "jobs.generate", str(recipe_file), "--store", str(self.store)]
         self.recipe = Recipe.load(recipe_file)
-        self.run = Run(Store(self.store), self.recipe.run_name())
+        self.run = Run(Store.at(str(self.store)), self.recipe.run_name())
         self.interrupted = self._interrupt()
         self.rounds_after_interruption = self.run.finished_rounds()
         self.state_after_interruption = self.run.state

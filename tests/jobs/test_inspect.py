@@ -35,6 +35,15 @@ def test_a_run_and_its_package_are_shown_alike(run: Path) -> None:
         assert inspect(*arguments).stdout == inspect(package, *arguments[1:]).stdout
 
 
+def test_a_run_in_a_bucket_is_shown_as_one_in_a_folder(portfolio_bytes: bytes, store_uri: str) -> None:
+    run = Run(Store.open(store_uri), "mine")
+    digest = Portfolio.open(portfolio_bytes).digest
+    run.store.write(run.portfolio_key(digest), portfolio_bytes)
+    run.store.replace(run.portfolio_json, json.dumps({"current": digest}).encode())
+    shown = inspect(f"{store_uri}/mine", "--json")
+    assert json.loads(shown.stdout)["digest"] == digest, shown.output
+
+
 def test_the_table_is_as_wide_as_it_needs_where_there_is_no_terminal(
     portfolio_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

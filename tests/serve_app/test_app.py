@@ -48,7 +48,7 @@ class Client:
 
 @pytest.fixture
 def client(portfolio: Portfolio) -> Iterator[Client]:
-    settings = Settings(portfolio=Path("made-up.zip"), max_images=32, max_body_bytes=1 << 16)
+    settings = Settings(portfolio="made-up.zip", max_images=32, max_body_bytes=1 << 16)
     with asyncio.Runner() as runner:
         service = EdgeService(portfolio, settings)
         runner.run(service.__aenter__())
@@ -189,7 +189,7 @@ class Gate:
 def test_a_full_queue_refuses_at_once_and_those_inside_are_answered(portfolio: Portfolio) -> None:
     async def scenario() -> None:
         service = EdgeService(
-            portfolio, Settings(portfolio=Path("x.zip"), policy="fixed", variant="1x", max_queue=3)
+            portfolio, Settings(portfolio="x.zip", policy="fixed", variant="1x", max_queue=3)
         )
         name, engine = service._host._active
         gate = Gate(engine)
@@ -220,7 +220,7 @@ def test_every_answer_is_that_of_its_variant_while_switches_happen(portfolio: Po
     """Switches are forced between and during requests; none is lost, none is mixed."""
 
     async def scenario() -> set[str]:
-        service = EdgeService(portfolio, Settings(portfolio=Path("x.zip"), decide_every_s=10))
+        service = EdgeService(portfolio, Settings(portfolio="x.zip", decide_every_s=10))
         names = list(portfolio.names)
         transport = httpx.ASGITransport(create_app(service))
         async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
@@ -260,7 +260,7 @@ def test_every_answer_is_that_of_its_variant_while_switches_happen(portfolio: Po
 
 def test_a_service_that_can_no_longer_decide_is_ill(portfolio: Portfolio) -> None:
     async def scenario() -> None:
-        service = EdgeService(portfolio, Settings(portfolio=Path("x.zip"), decide_every_s=0.01))
+        service = EdgeService(portfolio, Settings(portfolio="x.zip", decide_every_s=0.01))
         service.check()
 
         def broken() -> None:
@@ -281,7 +281,7 @@ def test_a_service_that_can_no_longer_decide_is_ill(portfolio: Portfolio) -> Non
 
 
 def test_an_unknown_fixed_variant_is_refused_with_the_known_ones(portfolio: Portfolio) -> None:
-    settings = Settings(portfolio=Path("x.zip"), policy="fixed", variant="3x")
+    settings = Settings(portfolio="x.zip", policy="fixed", variant="3x")
     with pytest.raises(EngineError, match=r"3x.*16x, 4x, 1x"):
         EdgeService(portfolio, settings)
 
@@ -304,7 +304,7 @@ from serve_app.settings import Settings
 from serve_app.source import read_portfolio
 
 async def serve():
-    settings = Settings(portfolio=Path({str(portfolio_path)!r}))
+    settings = Settings(portfolio={str(portfolio_path)!r})
     service = EdgeService(read_portfolio(settings.portfolio), settings)
     transport = httpx.ASGITransport(create_app(service))
     async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.settings import Settings
-from serve_app.source import read_portfolio
+from serve_app.source import find_package, read_portfolio
 from shifter.errors import PackageError
 from shifter.portfolio import Portfolio
 from shifter.run import Run
@@ -38,31 +38,34 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_settings_travel_as_plain_data() -> None:
-    settings = Settings(portfolio=Path("runs/x"), policy="fixed", variant="1x")
+    settings = Settings(portfolio="runs/x", policy="fixed", variant="1x")
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 
-def test_a_package_and_a_runs_current_package_are_found(
-    portfolio_bytes: bytes, portfolio_path: Path, tmp_path: Path
-) -> None:
+def test_a_package_and_a_runs_current_package_are_found(portfolio_bytes: bytes, store_uri: str) -> None:
     digest = Portfolio.open(portfolio_bytes).digest
-    assert read_portfolio(portfolio_path).digest == digest
-    run = Run(Store.open(str(tmp_path / "runs")), "digits")
+    run = Run(Store.open(store_uri), "digits")
     run.store.write(run.portfolio_key(digest), portfolio_bytes)
     run.store.replace(run.portfolio_json, json.dumps({"current": digest, "previous": None}).encode())
-    assert read_portfolio(tmp_path / "runs" / "digits").digest == digest
+    assert read_portfolio(f"{store_uri}/digits").digest == digest
+    assert read_portfolio(f"{store_uri}/digits/").digest == digest
+    assert read_portfolio(f"{store_uri}/{run.portfolio_key(digest)}").digest == digest
+    assert find_package(f"{store_uri}/digits") == f"{store_uri}/{run.portfolio_key(digest)}"
 
 
-def test_no_portfolio_is_told_with_its_place(tmp_path: Path) -> None:
-    for missing in (tmp_path / "none.zip", tmp_path):
-        with pytest.raises(PackageError, match=str(missing)):
-            read_portfolio(missing)
-    (tmp_path / "broken.zip").write_bytes(b"PK no")
-    with pytest.raises(PackageError, match=str(tmp_path / "broken.zip")):
-        read_portfolio(tmp_path / "broken.zip")
-    (tmp_path / "portfolio.json").write_text("{}")
-    with pytest.raises(PackageError, match=r"portfolio.json is damaged"):
-        read_portfolio(tmp_path)
+def test_no_portfolio_is_told_with_its_place(store_uri: str) -> None:
+    store = Store.open(store_uri)
+    store.write("broken.zip", b"PK no")
+    store.replace("run/portfolio.json", b"{}")
+    store.write("folder/x", b"")
+    for name in ("none.zip", "broken.zip", "folder"):
+        with pytest.raises(PackageError, match=f"{store_uri}/{name}"):
+            read_portfolio(f"{store_uri}/{name}")
+    with pytest.raises(PackageError, match=f"{store_uri}/run/portfolio.json is damaged"):
+        read_portfolio(f"{store_uri}/run")
+    for wrong in ("s3://", "s3:/bucket/run", "s3://bucket"):
+        with pytest.raises(PackageError, match=r"s3://bucket/prefix|give s3://bucket"):
+            read_portfolio(wrong)
 
 
 def test_the_deployment_file_is_one_that_serve_and_the_application_take() -> None:
