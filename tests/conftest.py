@@ -92,7 +92,7 @@ def portfolio_path(portfolio_bytes: bytes, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other modules look for processes that were left behind
 def s3_server() -> Iterator[s3.Server]:
     with s3.serving() as server:
         yield server

@@ -127,7 +127,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_training(recipe_file: 
     blocked = tmp_path / "file"
     blocked.touch()
     assert "cannot be written to" in refused(shifter("generate", recipe_file, "--store", blocked))
-    assert "s3:// is not supported" in refused(shifter("generate", recipe_file, "--store", "s3://bucket"))
+    assert "gs: is not supported" in refused(shifter("generate", recipe_file, "--store", "gs://bucket"))
 
 
 def test_a_name_taken_by_another_recipe_shows_both(recipe_file: Path, tmp_path: Path) -> None:
