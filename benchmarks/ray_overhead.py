@@ -35,7 +35,7 @@ def cpu_seconds_under_ray(recipe: Recipe) -> list[float]:
 
     with tempfile.TemporaryDirectory() as folder, cluster(recipe.workers, lambda line: None):
         run = Run.begin(Store.open(folder), recipe)
-        train_on_ray(recipe, run.store.uri, run.name, on_event)
+        train_on_ray(recipe, run, on_event)
     return [after - before for before, after in pairwise(marks)]
 
 

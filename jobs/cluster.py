@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -63,7 +64,9 @@ def _remote(address: str, cpus: int, say: Callable[[str], None]) -> Iterator[Non
         with _sigterm_kept():
             ray.init(
                 address=address,
-                runtime_env=None if submitted else {"py_modules": code},
+                runtime_env=None if submitted else {"py_modules": code, "env_vars": _settings()},
+                # What workers have to say comes as events; the rest is in Ray's own logs.
+                log_to_driver=False,
                 logging_level=logging.WARNING,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -77,13 +80,18 @@ def _remote(address: str, cpus: int, say: Callable[[str], None]) -> Iterator[Non
         ray.shutdown()
 
 
+def _settings() -> dict[str, str]:
+    """Our own environment variables, which hold for the workers as well."""
+    return {name: value for name, value in os.environ.items() if name.startswith("SHIFTER_")}
+
+
 def _local(cpus: int, say: Callable[[str], None]) -> Iterator[None]:
     folder = _temporary_folder()
     # Not init's own parameter for it: Ray's helpers would still look for "the" cluster in /tmp/ray,
     # find another one there, and take this one's training for dead.
     changed = {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     before = {name: os.environ.get(name) for name in changed}
-    with _watchdog(folder):
+    with _watchdog(folder) as dismiss:
         os.environ.update(changed)
         # What this process itself keeps for a while goes with the folder, too.
         usual, tempfile.tempdir = tempfile.tempdir, str(folder)
@@ -108,18 +116,25 @@ def _local(cpus: int, say: Callable[[str], None]) -> Iterator[None]:
                 else:
                     os.environ[name] = value
             shutil.rmtree(folder, ignore_errors=True)
+            dismiss()
 
 
 @contextmanager
-def _watchdog(folder: Path) -> Iterator[None]:
-    """A process that ends the cluster should this one be killed."""
+def _watchdog(folder: Path) -> Iterator[Callable[[], object]]:
+    """A process that ends the cluster if this one does not, being killed or interrupted while it does.
+
+    Yields: what tells it that there is nothing left to do.
+    """
     # By path: this process may have found its modules in ways that another would not.
     command = [sys.executable, "-I", str(Path(__file__).with_name("_watchdog.py")), str(folder)]
     watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert watchdog.stdin is not None
     try:
-        yield
+        yield partial(watchdog.stdin.write, b"goodbye")
     finally:
-        watchdog.communicate(b"goodbye")
+        with suppress(BrokenPipeError):
+            watchdog.stdin.close()
+        watchdog.wait()
 
 
 def _temporary_folder() -> Path:

@@ -59,6 +59,9 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         "variants": FLOAT_BYTES * sum(sizes.values()) * len(rounds),
         "portfolio": checkpoints,
         "report": REPORT_BYTES,
+        # The rewind point, and weights and momentum in the middle of a round, with the copy that is
+        # written beside them.
+        "resume": 5 * FLOAT_BYTES * sum(sizes.values()),
     }
     return {
         "images": {

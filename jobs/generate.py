@@ -50,7 +50,7 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
             storage_troubles_shown(console),
             Lease.hold(store, run.lease_folder, console.say) as lease,
         ):
-            _carry_out(store.guarded(lease.require), recipe, run.name, console)
+            _carry_out(store.guarded(lease.guard), recipe, run.name, console)
     except KeyboardInterrupt:
         console.say(f"{run.name} is interrupted; the same command resumes it")
         raise
@@ -61,16 +61,21 @@ def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> Non
     run = Run.begin(store, recipe, name)
     if run.is_finished:
         return  # by the driver whose end was waited for
+    from jobs.cluster import cluster
+
     console.say(_beginning(run, recipe))
     with failure_recorded(run):
-        variants = _train_and_reduce(run, recipe, console)
-        kept, discarded = select_variants({v.name: v.profile for v in variants}, recipe)
-        run.advance("packing")
-        _pack(run, recipe, [v for v in variants if v.name in kept])
-        _report(run, recipe, variants, kept, discarded)
-        run.sweep()  # what storage that failed for a while kept
-        run.advance("finished")
-    console.say(f"{run.name} is finished: {store.uri}/{run.report_key}")
+        with cluster(recipe.min_workers, console.say):
+            tell_of_skipped(recipe, console)
+            train_run(run, recipe, console)
+            variants = _reduce(run, recipe, console)
+        _publish(run, recipe, variants, console)
+
+
+def complete(run: Run, recipe: Recipe, console: Console) -> None:
+    """What comes after training, on the connected cluster."""
+    with failure_recorded(run):
+        _publish(run, recipe, _reduce(run, recipe, console), console)
 
 
 NEEDED = (
@@ -129,15 +134,21 @@ def failure_recorded(run: Run) -> Iterator[None]:
         raise
 
 
-def _train_and_reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
-    from jobs.cluster import cluster
+def _reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
     from jobs.reduction import reduce_run
 
-    with cluster(recipe.min_workers, console.say):
-        _tell_of_skipped(recipe, console)
-        train_run(run, recipe, console)
-        run.advance("reducing")
-        return reduce_run(run, recipe, console.on_event)
+    run.advance("reducing")
+    return reduce_run(run, recipe, console.on_event)
+
+
+def _publish(run: Run, recipe: Recipe, variants: Sequence[Variant], console: Console) -> None:
+    kept, discarded = select_variants({v.name: v.profile for v in variants}, recipe)
+    run.advance("packing")
+    _pack(run, recipe, [v for v in variants if v.name in kept])
+    _report(run, recipe, variants, kept, discarded)
+    run.sweep()  # what storage that failed for a while kept
+    run.advance("finished")
+    console.say(f"{run.name} is finished: {run.store.uri}/{run.report_key}")
 
 
 def train_run(run: Run, recipe: Recipe, console: Console, name_it: bool = False) -> None:
@@ -155,10 +166,10 @@ def train_run(run: Run, recipe: Recipe, console: Console, name_it: bool = False)
     run.advance("training")
     if run.finished_rounds() < recipe.rounds:
         console.say(f"starting the workers{f' of {run.name}' if name_it else ''} …")
-    train(recipe, run.store.uri, run.name, published(run.name, on_event))
+    train(recipe, run, published(run.name, on_event))
 
 
-def _tell_of_skipped(recipe: Recipe, console: Console) -> None:
+def tell_of_skipped(recipe: Recipe, console: Console) -> None:
     """Which images the recipe lets be left out because they are bad."""
     from shifter.data import load
 

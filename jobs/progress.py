@@ -20,12 +20,14 @@ class Training:
 
     def __init__(self, epoch: Mapping[str, Any], now: float) -> None:
         # Since the first epoch began, so that what lies between two rounds counts as well.
-        self._began = now - epoch["seconds"]
+        self._began = self._at = now - epoch["seconds"]
         self._images = 0
+        self._cost = 0.0
         self.take(epoch, now)
 
     def take(self, epoch: Mapping[str, Any], now: float) -> None:
         """The next epoch."""
+        self._cost += (now - self._at) * epoch["workers"]
         self.epoch = epoch
         self._at = now
         self._images += epoch["images"]
@@ -42,7 +44,7 @@ class Training:
 
     def worker_seconds(self, now: float) -> float:
         """What the workers have been held for: seconds of one accelerator, or of one CPU, each."""
-        return (now - self._began) * self.epoch["workers"]
+        return self._cost + (now - self._at) * self.epoch["workers"]
 
     @property
     def unit(self) -> str:

@@ -13,7 +13,16 @@ from typing import Any
 from rich.table import Table
 
 from jobs.console import Console
-from jobs.generate import failure_recorded, generate, plan, plan_text, storage_troubles_shown, train_run
+from jobs.generate import (
+    complete,
+    failure_recorded,
+    plan,
+    plan_text,
+    storage_troubles_shown,
+    summary,
+    tell_of_skipped,
+    train_run,
+)
 from jobs.table import render
 from shifter.lease import Lease
 from shifter.recipe import Recipe
@@ -59,19 +68,20 @@ class Replicates:
 
         first = next(iter(self.recipes.values()))
         with cluster(first.min_workers, console.say):
-            self._train(console)
-            # One after another: latencies are measured, and would measure the neighbours' work.
-            summaries = [generate(its, self.store, name, console) for name, its in self.recipes.items()]
+            tell_of_skipped(first, console)
+            self._train_and_complete(console)
+        summaries = [summary(Run(self.store, name)) for name in self.recipes]
         return {"replicates": summaries, "variants": summarise(summaries)}
 
-    def _train(self, console: Console) -> None:
-        """Side by side, as many as the cluster has room for."""
+    def _train_and_complete(self, console: Console) -> None:
+        """Trained side by side, as many as the cluster has room for, and then completed."""
         waiting = [
             name for name, its in self.recipes.items() if not Run.find(self.store, its, name).is_finished
         ]
         room = _room(next(iter(self.recipes.values())))
         console.say(f"{len(self.recipes)} replicates, {len(waiting)} to train, {room} at a time")
-        under_way: set[Future[None]] = set()
+        under_way: set[Future[Run]] = set()
+        trained: list[Run] = []
         with ExitStack() as held:
             held.enter_context(storage_troubles_shown(console))
             while waiting or under_way:
@@ -80,13 +90,16 @@ class Replicates:
                     folder = Run.find(self.store, self.recipes[name], name).lease_folder
                     lease = held.enter_context(Lease.hold(self.store, folder, console.say))
                     under_way.add(
-                        _in_thread(self.store.guarded(lease.require), self.recipes[name], name, console)
+                        _in_thread(self.store.guarded(lease.guard), self.recipes[name], name, console)
                     )
                 ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 if any(future.exception() for future in ended):
                     wait(under_way)
-                for future in ended:
-                    future.result()
+                trained += [future.result() for future in ended]
+            # One after another: latencies are measured, and would measure the neighbours' work.
+            for run in sorted(trained, key=lambda run: list(self.recipes).index(run.name)):
+                if not run.is_finished:
+                    complete(run, self.recipes[run.name], console)
 
     def plan(self) -> dict[str, Any]:
         """What ``--dry-run`` tells of each."""
@@ -169,19 +182,20 @@ def _room(recipe: Recipe) -> int:
     return max(1, int(room))
 
 
-def _in_thread(store: Store, recipe: Recipe, name: str, console: Console) -> Future[None]:
-    """A daemon thread: an interrupted job does not wait for it."""
-    future: Future[None] = Future()
+def _in_thread(store: Store, recipe: Recipe, name: str, console: Console) -> Future[Run]:
+    """Trains in a daemon thread, which an interrupted job does not wait for."""
+    future: Future[Run] = Future()
 
-    def run() -> None:
+    def train() -> None:
         try:
             run = Run.begin(store, recipe, name)
-            with failure_recorded(run):
-                train_run(run, recipe, console, name_it=True)
+            if not run.is_finished:  # by the driver whose end was waited for
+                with failure_recorded(run):
+                    train_run(run, recipe, console, name_it=True)
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
             future.set_exception(error)
         else:
-            future.set_result(None)
+            future.set_result(run)
 
-    threading.Thread(target=run, name=f"train-{name}", daemon=True).start()
+    threading.Thread(target=train, name=f"train-{name}", daemon=True).start()
     return future

@@ -82,6 +82,24 @@ class _Claim:
         return f"process {self.process.pid} on {self.process.host} since {self.since} ({self.command})"
 
 
+@dataclass(frozen=True)
+class Guard:
+    """Asks, wherever it is called, whether a lease is still its holder's; can be sent to workers."""
+
+    store: Store
+    folder: str
+    token: str
+
+    def __call__(self) -> None:
+        """Raises RunError if another driver has the lease by now, or it is gone."""
+        _, claim = _last(self.store, self.folder)
+        if claim is None or claim.token != self.token:
+            raise RunError(
+                f"the lease {self.folder} in the store {self.store.uri} is "
+                f"{'gone' if claim is None else f'that of {claim}'} by now: nothing more is written here"
+            )
+
+
 class Lease:
     """The right to write a run. Made by :meth:`hold`."""
 
@@ -135,6 +153,11 @@ class Lease:
             RunError: if another driver has taken the lease over, as when this process was suspended.
         """
         self._check(self._store)
+
+    @property
+    def guard(self) -> Guard:
+        """The same question, for those who write on the holder's behalf, in whichever process."""
+        return Guard(self._store, self._folder, self._claim.token)
 
     def _check(self, store: Store) -> None:
         _, claim = _last(store, self._folder)

@@ -1,6 +1,6 @@
 """A run: the names and places of its artifacts, its state, and where it came from.
 
-The only module that knows a file's name. Layout: ``docs/design.md``, or :class:`Run`'s properties.
+Where a run's artifacts lie. Layout: ``docs/design.md``, or :class:`Run`'s properties.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Run:
         run._check_format()
         return run
 
-    # Keys. Nothing else in the project spells one out.
+    # Keys.
 
     @property
     def record_key(self) -> str:
@@ -224,9 +224,15 @@ class Run:
             )
         return finished - 1
 
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Each start of training, in order: when, on what, from where."""
+        attempts: list[dict[str, Any]] = self.record.get("attempts", [])
+        return attempts
+
     def note_attempt(self, **facts: Any) -> None:
         """Records that training began or went on: with how many workers, from where."""
-        self._write(attempts=[*self.record.get("attempts", []), {"at": _now(), **facts}])
+        self._write(attempts=[*self.attempts, {"at": _now(), **facts}])
 
     def note_early_end(self) -> None:
         """Records which round fell below the accuracy floor, if one did."""

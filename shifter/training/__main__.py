@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ import typer
 
 from shifter.data import load
 from shifter.errors import RecipeError, ShifterError, StoppedError
+from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.store import Store
@@ -32,16 +32,15 @@ from shifter.training.archive import Archive
 from shifter.training.course import complete, is_trained, recording
 from shifter.training.imp import iterative_magnitude_pruning
 
-STOPPED = 143
-"""Exit status after SIGTERM, as shells have it."""
 
-
-def train(recipe: Recipe, store: str, name: str | None) -> Run:
+def train(recipe: Recipe, store: str, name: str | None, asked_to_stop: Callable[[], bool]) -> Run:
     """Trains what is left of a run, on the processes of torch.distributed or in this one.
+
+    Worker 0 holds the run's lease meanwhile.
 
     Raises:
         RecipeError: if there are not as many processes as the recipe has workers.
-        StoppedError: after SIGTERM or SIGINT, with the state saved.
+        StoppedError: when ``asked_to_stop``, with the state saved.
     """
     if not recipe.min_workers <= world.size() <= recipe.max_workers:
         raise RecipeError(
@@ -49,19 +48,28 @@ def train(recipe: Recipe, store: str, name: str | None) -> Run:
             f"as many with torchrun --nproc-per-node {recipe.max_workers}, "
             f"or give --set workers={world.size()}"
         )
-    # One after another: worker 0 makes the run that the others attach to.
-    found = world.from_first(lambda: Run.begin(Store.open(store), recipe, name).name)
-    run = Run.attach(store, found)
-    if not world.from_first(lambda: is_trained(run)):
-        dataset = load(recipe.data, recipe.seed)
-        archive = Archive(run, recipe.digest())
-        on_event = recording(run, _Lines())
-        with _signals() as asked:
+    lines = _Lines()
+    with ExitStack() as held:
+
+        def begin() -> Run:
+            opened = Store.open(store)
+            run = Run.find(opened, recipe, name)
+            lease = held.enter_context(Lease.hold(opened, run.lease_folder, lines.say))
+            return Run.begin(opened.guarded(lease.guard), recipe, name)
+
+        # One after another: worker 0 makes the run that the others are given.
+        run = world.from_first(begin)
+        if not world.from_first(lambda: is_trained(run)):
             iterative_magnitude_pruning(
-                recipe, dataset, archive, on_event, device=_device(), asked_to_stop=asked.is_set
+                recipe,
+                load(recipe.data, recipe.seed),
+                Archive(run, recipe.digest()),
+                recording(run, lines),
+                device=_device(),
+                asked_to_stop=asked_to_stop,
             )
-    if world.rank() == 0:
-        complete(run)
+        if world.rank() == 0:
+            complete(run)
     return run
 
 
@@ -90,6 +98,9 @@ class _Lines:
                 text = event["text"]
             case kind:
                 raise AssertionError(f"an event that nobody shows: {kind}")
+        self.say(text)
+
+    def say(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:8.1f} s  {text}", file=sys.stderr, flush=True)
 
 
@@ -115,10 +126,18 @@ def _processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+class _Asked:
+    """Which signal asked to stop; 0 for none."""
+
+    number = 0
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set by the first SIGTERM or SIGINT; the second does what it always did."""
-    asked = threading.Event()
+def _signals(asked: _Asked) -> Iterator[None]:
+    """Sets ``asked`` at the first SIGTERM or SIGINT; the second does what it always did."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
 
@@ -127,13 +146,13 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def ask(number: int, frame: object) -> None:
-        asked.set()
+        asked.number = number
         restore()
 
     for number in numbers:
         signal.signal(number, ask)
     try:
-        yield asked
+        yield
     finally:
         restore()
 
@@ -159,14 +178,15 @@ def main(
 
     Started again after an interruption, the same command goes on from the state saved last.
     """
+    asked = _Asked()
     try:
-        with _processes():
-            run = train(Recipe.load(recipe, overrides or []), store, name)
+        with _processes(), _signals(asked):
+            run = train(Recipe.load(recipe, overrides or []), store, name, asked)
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"{run.store.uri}/{run.name}: {run.rounds()} rounds are trained", flush=True)
     except StoppedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(128 + asked.number) from None  # as shells have it
     except ShifterError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -6,14 +6,11 @@ import hashlib
 from collections.abc import Callable
 from types import TracebackType
 
-import safetensors
-import safetensors.numpy
-
 from shifter.errors import CheckpointError, RunError, StoppedError, StoreError
 from shifter.run import Run
 from shifter.sparse import CheckpointMeta, SparseCheckpoint, encode
 from shifter.training import world
-from shifter.training.progress import Progress
+from shifter.training.progress import Progress, pack, unpack
 from shifter.training.round import Round, Trained
 from shifter.training.writer import Writer
 from shifter.values import Mask, Step, Tensors
@@ -64,7 +61,7 @@ class Archive:
         self._rewind_point = tensors
         key = self._run.resume_key(_REWIND)
         if world.rank() == 0:
-            self._writer.submit(lambda: self._run.store.replace(key, safetensors.numpy.save(dict(tensors))))
+            self._writer.submit(lambda: self._run.store.replace(key, pack(tensors, {})))
 
     def rewind_point(self) -> Tensors:
         """Raises RunError if it has to be read and is not there, or is damaged."""
@@ -76,10 +73,10 @@ class Archive:
                     "start again under another --name"
                 )
             try:
-                self._rewind_point = safetensors.numpy.load(self._run.store.read(key))
-            except safetensors.SafetensorError as error:
+                self._rewind_point, _ = unpack(self._run.store.read(key))
+            except CheckpointError as error:
                 raise RunError(
-                    f"{self._run.name} cannot go on: {key} is damaged ({error}); "
+                    f"{self._run.name} cannot go on: {key} cannot be used, {error}; "
                     "start again under another --name"
                 ) from error
         return self._rewind_point

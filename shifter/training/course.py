@@ -22,12 +22,27 @@ def complete(run: Run) -> None:
 
 
 def recording(run: Run, on_event: OnEvent) -> OnEvent:
-    """``on_event``, but attempts go into the run's record."""
+    """``on_event``, but attempts go into the run's record.
+
+    One that differs from the last in what decides the bits is told of as a note.
+    """
 
     def record(event: Mapping[str, Any]) -> None:
-        if event["event"] == "attempt":
-            run.note_attempt(**{name: fact for name, fact in event.items() if name != "event"})
-        else:
+        if event["event"] != "attempt":
             on_event(event)
+            return
+        before, now = run.attempts, {name: fact for name, fact in event.items() if name != "event"}
+        run.note_attempt(**now)
+        changed = [
+            f"{now[name]} instead of {before[-1][name]} ({name})"
+            for name in ("workers", "device", "threads")
+            if before and before[-1][name] != now[name]
+        ]
+        if changed:
+            text = (
+                f"training goes on with {', '.join(changed)}: "
+                "its result is not, bit for bit, the one it would have been"
+            )
+            on_event({"event": "note", "round": now["round"], "text": text})
 
     return record

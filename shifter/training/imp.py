@@ -160,6 +160,7 @@ class _Teller:
                 "event": "attempt",
                 "workers": world.size(),
                 "device": self._device.type,
+                "threads": torch.get_num_threads(),
                 "round": self._round.index,
                 "iteration": step.iteration,
             }
@@ -172,12 +173,6 @@ class _Teller:
         if progress is None:
             return
         self._note(f"round {index} goes on from step {progress.step.iteration}")
-        before, now = len(progress.workers), world.size()
-        if before != now:
-            self._note(
-                f"round {index} goes on with {now} workers instead of {before}: "
-                "its result is not the one it would have been"
-            )
 
     def _note(self, text: str) -> None:
         self._on_event({"event": "note", "round": self._round.index, "text": text})

@@ -72,9 +72,8 @@ class Progress:
             "round": self.round,
             "iteration": self.step.iteration,
             "workers": len(self.workers),
-            "sha256": _digest(tensors),
         }
-        return safetensors.numpy.save(tensors, {"shifter": json.dumps(header)})
+        return pack(tensors, header)
 
     @classmethod
     def from_bytes(cls, data: bytes, recipe: str) -> Progress:
@@ -83,14 +82,10 @@ class Progress:
         Raises:
             CheckpointError: if it is damaged, of another recipe or written by another version.
         """
+        tensors, header = unpack(data)
         try:
-            tensors = safetensors.numpy.load(data)
-            (length,) = np.frombuffer(data[:8], "<u8")
-            header = json.loads(json.loads(data[8 : 8 + int(length)])["__metadata__"]["shifter"])
             if header["format"] != _FORMAT:
                 raise CheckpointError(f"it has format {header['format']}; this version reads {_FORMAT}")
-            if header["sha256"] != _digest(tensors):
-                raise CheckpointError("it is damaged: its tensors do not match their sha256")
             if header["recipe"] != recipe:
                 raise CheckpointError(f"it belongs to the recipe {header['recipe']}, not {recipe}")
             return cls(
@@ -100,10 +95,33 @@ class Progress:
                 momentum=_under(tensors, "momentum/"),
                 workers=tuple(_own(tensors, rank) for rank in range(header["workers"])),
             )
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        except (KeyError, TypeError, IndexError) as error:
             raise CheckpointError(f"it is damaged: {type(error).__name__}: {error}") from error
+
+
+def pack(tensors: Tensors, header: Mapping[str, Any]) -> bytes:
+    """A safetensors file of both, and a sha256 of the tensors, which the format itself has not."""
+    whole = {**header, "sha256": _digest(tensors)}
+    return safetensors.numpy.save(dict(tensors), {"shifter": json.dumps(whole)})
+
+
+def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """What :func:`pack` was given.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    try:
+        tensors = safetensors.numpy.load(data)
+        (length,) = np.frombuffer(data[:8], "<u8")
+        header = json.loads(json.loads(data[8 : 8 + int(length)])["__metadata__"]["shifter"])
+        if header.pop("sha256") != _digest(tensors):
+            raise CheckpointError("it is damaged: its tensors do not match their sha256")
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"it is damaged: {type(error).__name__}: {error}") from error
+    return tensors, header
 
 
 def _own(tensors: Tensors, rank: int) -> Own:

@@ -24,6 +24,7 @@ from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from shifter.data import load
 from shifter.errors import ShifterError, StoppedError, TrainingError
@@ -38,14 +39,15 @@ PATIENCE = 4
 _POLL_SECONDS = 0.2
 
 
-def train(recipe: Recipe, store_uri: str, run_name: str, on_event: OnEvent) -> None:
+def train(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
     """Trains what is left of a run, on the recipe's workers, on the connected Ray cluster.
 
-    Needs one CPU per worker, takes one GPU for each where the cluster has as many, and nothing else;
-    the store has to be reachable from every node. If it is interrupted, the workers end when this
-    process leaves the cluster.
+    Needs one CPU per worker, takes one GPU for each where the cluster has as many when training
+    begins (and waits for them from then on), and nothing else; the store has to be reachable from
+    every node. If it is interrupted, the workers end when this process leaves the cluster.
 
     Args:
+        run: one that has begun. Its store, with its patience and its guard, is sent to the workers.
         on_event: called in this thread; see :func:`iterative_magnitude_pruning` for what it receives.
 
     Raises:
@@ -53,7 +55,6 @@ def train(recipe: Recipe, store_uri: str, run_name: str, on_event: OnEvent) -> N
         DataError: likewise, if the data cannot be used.
         TrainingError: if training diverged, or workers were lost again and again.
     """
-    run = Run.attach(store_uri, run_name)
     if not is_trained(run):
         check(recipe, load(recipe.data, recipe.seed))
         _train_whatever_is_lost(recipe, run, recording(run, on_event))
@@ -100,7 +101,10 @@ def _fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
     # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
     # A queue, because ray.train.report is a barrier for all workers and as slow as that period.
-    events = Queue(actor_options={"num_cpus": 0})
+    # On this node, so that it is not lost with a worker's.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    gpus = _on_gpus(recipe, run)
     failure: ShifterError | None = None
     try:
         with tempfile.TemporaryDirectory(prefix="shifter-", ignore_cleanup_errors=True) as scratch:
@@ -108,12 +112,11 @@ def _fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
                 _work,
                 train_loop_config={
                     "recipe": recipe.resolved(),
-                    "store": run.store.uri,
-                    "run": run.name,
+                    "run": run,
                     "events": events,
                 },
-                torch_config=_Config(backend="cpu:gloo,cuda:nccl" if _has_gpus(recipe) else "gloo"),
-                scaling_config=_scaling(recipe),
+                torch_config=_Config(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+                scaling_config=_scaling(recipe, gpus),
                 # Ray Train would silently take up a former fit of the same name and place.
                 run_config=RunConfig(name=uuid.uuid4().hex, storage_path=scratch),
             )
@@ -140,15 +143,18 @@ def _fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
         events.shutdown(force=True)
 
 
-def _has_gpus(recipe: Recipe) -> bool:
+def _on_gpus(recipe: Recipe, run: Run) -> bool:
+    """As when training began: a GPU that is lost is waited for, and not replaced by CPUs."""
+    attempts = run.attempts
+    if attempts:
+        return bool(attempts[0]["device"] == "cuda")
     gpus: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     return gpus >= recipe.min_workers
 
 
-def _scaling(recipe: Recipe) -> ScalingConfig:
+def _scaling(recipe: Recipe, gpus: bool) -> ScalingConfig:
     """An elastic group is started again, larger or smaller, as the cluster's resources change."""
     low, high = recipe.min_workers, recipe.max_workers
-    gpus = _has_gpus(recipe)
     return ScalingConfig(
         num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
         use_gpu=gpus,
@@ -217,7 +223,7 @@ def _work(config: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(config["recipe"])
     events: Queue = config["events"]
     try:
-        run = Run.attach(config["store"], config["run"])
+        run: Run = config["run"]
         iterative_magnitude_pruning(
             recipe,
             load(recipe.data, recipe.seed),

@@ -232,12 +232,11 @@ def test_a_state_that_does_not_fit_the_network_is_not_used(recipe, dataset, unbr
     assert artifacts(run.store.uri) == unbroken[0]
 
 
-def test_with_another_number_of_workers_it_goes_on_and_says_so(recipe, dataset, stopped):
+def test_with_another_number_of_workers_it_goes_on(recipe, dataset, stopped):
     run, key, state = stopped
     run.store.replace(key, replace(state, workers=state.workers * 2).to_bytes(recipe.digest()))
-    first, second = go(recipe, dataset, run.store.uri)
-    assert first.startswith("round 2 goes on from step ")
-    assert "with 1 workers instead of 2" in second
+    (note,) = go(recipe, dataset, run.store.uri)
+    assert note.startswith("round 2 goes on from step ")
     assert run.finished_rounds() == recipe.rounds
 
 

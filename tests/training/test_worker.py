@@ -31,7 +31,7 @@ def train():
 def test_two_workers_train_every_round_and_a_finished_run_none(recipe, tmp_path, train):
     run = Run.begin(Store.open(str(tmp_path)), recipe)
     events = []
-    train(recipe, run.store.uri, run.name, events.append)
+    train(recipe, run, events.append)
 
     assert run.finished_rounds() == recipe.rounds
     rounds = [
@@ -47,7 +47,7 @@ def test_two_workers_train_every_round_and_a_finished_run_none(recipe, tmp_path,
 
     before = {key: run.store.read(key) for key in run.store.list()}
     events.clear()
-    train(recipe, run.store.uri, run.name, events.append)
+    train(recipe, run, events.append)
     assert not events
     assert {key: run.store.read(key) for key in run.store.list()} == before
 
@@ -83,7 +83,7 @@ def longer(recipe):
 @pytest.fixture(scope="module")
 def unbroken(longer, train, tmp_path_factory):
     run = Run.begin(Store.open(str(tmp_path_factory.mktemp("unbroken"))), longer)
-    train(longer, run.store.uri, run.name, lambda event: None)
+    train(longer, run, lambda event: None)
     (attempt,) = run.record["attempts"]
     assert (attempt["workers"], attempt["round"], attempt["iteration"]) == (2, 0, 0)
     return run
@@ -110,7 +110,7 @@ def test_without_one_of_its_workers_training_ends_with_the_same_bits(
             hit.append(event["round"])
             os.kill(workers[event["round"]], number)
 
-    train(longer, run.store.uri, run.name, on_event)
+    train(longer, run, on_event)
     assert hit == [0, 1]
     assert sum(what in note for note in notes) == 2, notes
     assert [note.partition(" goes on from step")[0] for note in notes if note.startswith("round")] == [
@@ -129,7 +129,7 @@ def test_without_one_of_its_workers_training_ends_with_the_same_bits(
 def test_elastic_training_takes_the_workers_that_there_is_room_for(recipe, train, tmp_path):
     elastic = Recipe.model_validate({**recipe.resolved(), "workers": {"min": 1, "max": 3}})
     run = Run.begin(Store.open(str(tmp_path)), elastic)
-    train(elastic, run.store.uri, run.name, lambda event: None)
+    train(elastic, run, lambda event: None)
     assert run.finished_rounds() == recipe.rounds
     assert [attempt["workers"] for attempt in run.record["attempts"]] == [2], "the cluster has two CPUs"
 
@@ -149,7 +149,7 @@ def test_workers_that_fail_again_and_again_get_no_further_chance(recipe, tmp_pat
     monkeypatch.setattr(worker.time, "sleep", waited.append)
     run = Run.begin(Store.open(str(tmp_path)), recipe)
     with pytest.raises(TrainingError, match=r"failed 4 times without getting any further(.|\n)*last one"):
-        worker.train(recipe, run.store.uri, run.name, notes.append)
+        worker.train(recipe, run, notes.append)
     assert waited == [1, 1, 2, 3]
     assert notes[0]["text"].startswith("a worker was lost (the last one): training goes on")
     assert [attempt["iteration"] for attempt in run.record["attempts"]] == [0, 7, 7, 7, 7]
@@ -161,7 +161,7 @@ def test_a_workers_error_comes_out_as_it_was_raised(recipe, tmp_path, train):
     bad = recipe.model_copy(update={"training": training})
     run = Run.begin(Store.open(str(tmp_path)), bad)
     with pytest.raises(TrainingError, match=r"^training diverged in round 0 \(1x\), epoch 1: "):
-        train(bad, run.store.uri, run.name, lambda event: None)
+        train(bad, run, lambda event: None)
     assert run.finished_rounds() == 0
 
 
@@ -170,5 +170,5 @@ def test_a_recipe_that_does_not_fit_starts_no_worker(recipe, tmp_path, train):
     bad = recipe.model_copy(update={"pruning": pruning})
     run = Run.begin(Store.open(str(tmp_path)), bad)
     with pytest.raises(RecipeError, match="no prunable tensor 'nothing'"):
-        train(bad, run.store.uri, run.name, lambda event: None)
+        train(bad, run, lambda event: None)
     assert run.store.list() == [run.record_key]
