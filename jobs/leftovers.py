@@ -26,10 +26,12 @@ class Descendants:
     def __init__(self, every_s: float = 0.5) -> None:
         self._every_s = every_s
         self.seen: dict[tuple[int, float], Any] = {}
+        self._before: set[tuple[int, float]] = set()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="descendants", daemon=True)
 
     def __enter__(self) -> Self:
+        self._before = set(self._alive())
         self._thread.start()
         return self
 
@@ -40,11 +42,16 @@ class Descendants:
         self._thread.join()
 
     def _watch(self) -> None:
-        me = psutil.Process()
         while not self._end.wait(self._every_s):
-            for process in me.children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                    self.seen[process.pid, process.create_time()] = process
+            self.seen |= {key: found for key, found in self._alive().items() if key not in self._before}
+
+    @staticmethod
+    def _alive() -> dict[tuple[int, float], Any]:
+        alive = {}
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                alive[process.pid, process.create_time()] = process
+        return alive
 
     def check_gone(self, patience_s: float = 20.0) -> int:
         """Waits for all of them to end; returns how many there were.

@@ -296,7 +296,7 @@ def test_what_is_written_is_read_back(recipe, dataset, tmp_path):
             return data[:-1] + b"?" if key.endswith("round-00.arrow") else data
 
     run = Run.begin(Store.open(str(tmp_path)), recipe, "run")
-    rotten = Run(Rotten(run.store.root), run.name)
+    rotten = Run(Rotten(run.store.place), run.name)
     with pytest.raises(StoreError, match=r"round-00\.arrow .* does not read as it was written"):
         iterative_magnitude_pruning(recipe, dataset, Archive(rotten, recipe.digest()), lambda event: None)
     assert run.finished_rounds() == 0
@@ -341,7 +341,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(recipe, dataset, tmp_pat
             under_way.set()
 
     run = Run.begin(Store.open(str(tmp_path)), recipe, "run")
-    slow = Run(Slow(run.store.root), run.name)
+    slow = Run(Slow(run.store.place), run.name)
     # Without mid-round states, which would wait for the checkpoint.
     training = recipe.training.model_copy(update={"save_every": "99ep"})
     rarely = recipe.model_copy(update={"training": training})
