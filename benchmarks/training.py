@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +22,9 @@ import typer
 from benchmarks.comparison import Figure, Row, compared, in_turns, save
 from benchmarks.dense_round import BATCH, make_recipe, part_of, train
 from benchmarks.stock import StockLoop
-from shifter.data import load
+from shifter.data import Dataset, load
 from shifter.models import create
+from shifter.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 BATCHES = {"resnet20": 24, "vgg16": 8}
@@ -38,7 +40,9 @@ RESULTS = Path("benchmarks/results/training.jsonl")
 
 def _finish(row: Row, out: Path) -> None:
     print(row, flush=True)
-    save(row, out, " ".join(["python", "-m", "benchmarks.training", *sys.argv[1:]]))
+    # Where the images lie is no part of what was measured.
+    words = ["FOLDER" if before == "--data" else word for before, word in pairwise(["", *sys.argv[1:]])]
+    save(row, out, " ".join(["python", "-m", "benchmarks.training", *words]))
 
 
 @app.command()
@@ -49,18 +53,7 @@ def throughput(
     recipe = make_recipe(data, model, epochs=2)
     dataset = part_of(load(recipe.data, recipe.seed), BATCHES[model])
     images = BATCHES[model] * BATCH
-
-    def stock(workers: int) -> StockLoop:
-        network = create(recipe.model, dataset.input_spec, recipe.seed)
-        return StockLoop(network, dataset.train, dataset.input_spec, batch_size=BATCH, workers=workers)
-
-    # The DataLoader as it is fastest on this machine.
-    loops = {workers: stock(workers) for workers in (0, 1, os.cpu_count() or 1)}
-    for loop in loops.values():
-        loop.epoch()
-    tried = {workers: loop.epoch() for workers, loop in loops.items()}
-    best = min(tried, key=lambda workers: tried[workers])
-    loop = loops[best]
+    best, loop = _fastest_stock_loop(recipe, dataset)
 
     def ours() -> float:
         return images / train(recipe, dataset)[-1].seconds  # the epoch before it warms up
@@ -82,6 +75,21 @@ def throughput(
     _finish(row, out)
 
 
+def _fastest_stock_loop(recipe: Recipe, dataset: Dataset) -> tuple[int, StockLoop]:
+    """With as many DataLoader workers as are fastest on this machine, and their number."""
+
+    def stock(workers: int) -> StockLoop:
+        network = create(recipe.model, dataset.input_spec, recipe.seed)
+        return StockLoop(network, dataset.train, dataset.input_spec, batch_size=BATCH, workers=workers)
+
+    loops = {workers: stock(workers) for workers in (0, 1, os.cpu_count() or 1)}
+    for loop in loops.values():
+        loop.epoch()
+    tried = {workers: loop.epoch() for workers, loop in loops.items()}
+    best = min(tried, key=lambda workers: tried[workers])
+    return best, loops[best]
+
+
 @app.command()
 def bfloat16(
     data: Data,
@@ -98,8 +106,7 @@ def bfloat16(
     whole = load(recipes["float32"].data, 0)
     dataset = part_of(whole, BATCHES[model])
     images = BATCHES[model] * BATCH
-    network = create(recipes["float32"].model, dataset.input_spec, 0)
-    loop = StockLoop(network, dataset.train, dataset.input_spec, batch_size=BATCH, workers=0)
+    best, loop = _fastest_stock_loop(recipes["float32"], dataset)
 
     def ours() -> float:
         return images / train(recipes["bfloat16"], dataset)[-1].seconds
@@ -121,6 +128,7 @@ def bfloat16(
         ("ours", "stock"),
         measured,
         threads=torch.get_num_threads(),
+        dataloader_workers=best,
         validation_accuracy_by_epoch=accuracies,
     )
     _finish(row, out)
@@ -150,7 +158,11 @@ def workers(data: Data, model: Model = "resnet20", repetitions: Repetitions = 7,
 
 @app.command()
 def memory(data: Data, model: Model = "resnet20", repetitions: Repetitions = 3, out: Out = RESULTS) -> None:
-    """Peak memory of a worker above its imports against what training cannot do without."""
+    """Peak memory of the loop above its imports against what training cannot do without.
+
+    Of one dense round that saves nothing: a worker of a run also holds the rewind point, and a copy
+    of weights and momentum while it writes them.
+    """
     peaks, needed, parts = [], [], {}
     for _ in range(repetitions):
         told = _rounds(data, model, 8, threads=2, workers=1, epochs=2)
@@ -206,7 +218,7 @@ def ray(
 
     The plain loop trains in a process without Ray, and writes nothing. Ray Train has one worker, a
     mid-round state each epoch, and a checkpoint; the CPU-seconds of all processes of its cluster are
-    counted, from the end of one round to that of the next.
+    counted, from the end of one round to that of the next. Plain rounds are measured before and after.
     """
     from benchmarks.ray_overhead import cpu_seconds_of_the_loop, cpu_seconds_under_ray, recipe_for
 

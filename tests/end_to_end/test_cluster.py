@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -24,18 +16,7 @@ import yaml
 from jobs.load import encode
 from shifter.portfolio import Portfolio
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-TINY = {
-    "name": "tiny",
-    "workers": 2,
-    "model": {"name": "vgg", "stages": [[8, 8]]},
-    "data": {"name": "digits", "size": 8},
-    "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.1},
-    "pruning": {"ratios": [2.0, 4.0]},
-    "profile": {"samples": 10},
-}
+from .head import BIN, ROOT, TINY, free_port, patiently, running, submit
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -48,51 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(home: Path) -> Iterator[dict[str, str]]:
-    """A head node with a token; yields the environment of who uses it."""
-    ports = [_free_port() for _ in range(2)]
-    folder = tempfile.mkdtemp(prefix="shifter-")
-    environment = os.environ | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": folder,
-    }
-    environment.pop("RAY_ADDRESS", None)
-    command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=3", f"--port={ports[0]}"]
-    command += [f"--dashboard-port={ports[1]}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"]
-    head = subprocess.Popen(
-        command,
-        cwd=home,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_for_jobs(environment)
+    with running(home) as environment:
         yield environment
-    finally:
-        head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(60)
-        finally:
-            subprocess.run(["rm", "-rf", folder], check=True)
-
-
-def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [BIN / "ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.generate"]
-    return subprocess.run(
-        [*command, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +93,7 @@ def _applications(environment: dict[str, str]) -> dict[str, Any]:
 def test_the_yaml_of_serve_app_is_deployed(cluster: dict[str, str], run: Path, tmp_path: Path) -> None:
     """As it stands, on the node that has the run at ``runs/digits``; only the port is another."""
     text = (ROOT / "serve_app" / "digits.yaml").read_text()
-    port = _free_port()
+    port = free_port()
     assert text.count("port: 8000") == 1
     config = tmp_path / "digits.yaml"
     config.write_text(text.replace("port: 8000", f"port: {port}"))
@@ -163,7 +101,7 @@ def test_the_yaml_of_serve_app_is_deployed(cluster: dict[str, str], run: Path, t
     assert done.returncode == 0, done.stderr
     body = encode(np.zeros((2, 1, 8, 8), np.int64))
     url = f"http://127.0.0.1:{port}/predict"
-    answer = _patiently(lambda: urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10))
+    answer = patiently(lambda: urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10))
     assert answer.status == 200
     assert len(json.load(answer)["predictions"]) == 2
     current = json.loads((run / "portfolio.json").read_text())["current"]
@@ -174,7 +112,7 @@ def test_the_yaml_of_serve_app_is_deployed(cluster: dict[str, str], run: Path, t
     elsewhere["applications"][0]["args"]["portfolio"] = "runs/other"
     config.write_text(yaml.safe_dump(elsewhere))
     assert deploy(cluster, config).returncode == 0  # Serve takes the file, and says later what came of it
-    message = _patiently(lambda: _failed(cluster, "digits"))
+    message = patiently(lambda: _failed(cluster, "digits"))
     assert f"{run.parent / 'other'}" in message, "the error names the whole path"
     assert "ray start" in message
 
@@ -185,28 +123,3 @@ def _failed(environment: dict[str, str], name: str) -> str:
         raise ConnectionError(f"{name} is {application['status']}: {application['message']}")
     message: str = application["deployments"]["edge"]["message"]
     return message
-
-
-def _wait_for_jobs(environment: dict[str, str]) -> None:
-    headers = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
-    request = Request(f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/", headers=headers)
-    _patiently(lambda: urlopen(request, timeout=10))
-
-
-def _patiently(attempt, seconds=120.0):  # type: ignore[no-untyped-def]
-    """What ``attempt`` returns, once it does; what stood in its way, if it never does."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return attempt()
-        except (URLError, ConnectionError, TimeoutError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.5)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
