@@ -82,13 +82,44 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+class _Deferral:
+    """Whether SIGTERM has to wait, and whether it does."""
+
+    depth = 0
+    pending = False
+
+
+def _raise_terminated() -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+@contextmanager
+def terminated_later() -> Iterator[None]:
+    """SIGTERM waits for the end of this context.
+
+    For importing and starting what is large: an exception that arrives in the middle of that may be
+    swallowed, as whatever is raised in a callback of the garbage collector is.
+    """
+    _Deferral.depth += 1
+    try:
+        yield
+    finally:
+        _Deferral.depth -= 1
+        if _Deferral.pending and _Deferral.depth == 0:
+            _Deferral.pending = False
+            _raise_terminated()
+
+
 @contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM arrives as an exception, once; what is said again while the job cleans up changes nothing."""
 
-    def terminate(*_: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
+    def terminate(*_: object) -> None:
+        if _Deferral.depth:
+            _Deferral.pending = True
+        else:
+            _raise_terminated()
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread hears of signals

@@ -6,21 +6,22 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
+import ray._private.utils
 
 import jobs
 import serve_app
 import shifter
+from jobs.cli import terminated_later
 from shifter.errors import ShifterError
 from shifter.process import Process
 
@@ -61,7 +62,7 @@ def _remote(address: str, cpus: int, say: Callable[[str], None]) -> Iterator[Non
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     code = [str(Path(str(package.__file__)).parent) for package in (shifter, jobs, serve_app)]
     try:
-        with _sigterm_kept():
+        with _starting_ray():
             ray.init(
                 address=address,
                 runtime_env=None if submitted else {"py_modules": code, "env_vars": _settings()},
@@ -97,7 +98,7 @@ def _local(cpus: int, say: Callable[[str], None]) -> Iterator[None]:
         usual, tempfile.tempdir = tempfile.tempdir, str(folder)
         try:
             cores = max(os.cpu_count() or 1, cpus)
-            with _sigterm_kept():
+            with _starting_ray():
                 ray.init(
                     address="local",
                     num_cpus=cores,
@@ -151,18 +152,16 @@ def _temporary_folder() -> Path:
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Whatever SIGTERM did before, it goes on doing: ``ray.init`` makes it end the process with status 15."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as end:
-        if end.code == signal.SIGTERM and callable(before):
-            before(signal.SIGTERM, None)
-        raise
-    finally:
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-            signal.signal(signal.SIGTERM, before)
+def _starting_ray() -> Iterator[None]:
+    """For ``ray.init``: what SIGTERM did before, it goes on doing, afterwards.
+
+    Ray's own handler would end the process with status 15, from wherever it is.
+    """
+    utils: Any = ray._private.utils
+    ours = utils.set_sigterm_handler
+    with terminated_later():
+        utils.set_sigterm_handler = lambda handler: None
+        try:
+            yield
+        finally:
+            utils.set_sigterm_handler = ours

@@ -61,10 +61,10 @@ def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> Non
     run = Run.begin(store, recipe, name)
     if run.is_finished:
         return  # by the driver whose end was waited for
-    from jobs.cluster import cluster
-
     console.say(_beginning(run, recipe))
     with failure_recorded(run):
+        with cli.terminated_later():
+            from jobs.cluster import cluster
         with cluster(recipe.min_workers, console.say):
             tell_of_skipped(recipe, console)
             train_run(run, recipe, console)
@@ -135,7 +135,8 @@ def failure_recorded(run: Run) -> Iterator[None]:
 
 
 def _reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
-    from jobs.reduction import reduce_run
+    with cli.terminated_later():
+        from jobs.reduction import reduce_run
 
     run.advance("reducing")
     return reduce_run(run, recipe, console.on_event)
@@ -157,8 +158,9 @@ def train_run(run: Run, recipe: Recipe, console: Console, name_it: bool = False)
     Args:
         name_it: each event says whose it is, since other runs are trained at the same time.
     """
-    from jobs.metrics import published
-    from shifter.training.worker import train
+    with cli.terminated_later():
+        from jobs.metrics import published
+        from shifter.training.worker import train
 
     def on_event(event: Mapping[str, Any]) -> None:
         console.on_event({**event, "run": run.name} if name_it else event)

@@ -44,6 +44,13 @@ class FaultyDisk(Disk):
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, object]:
+        """For a worker, which has a lock of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def _call(self, operation: str, act: Callable[[], T], cut: Callable[[], T] | None = None) -> T:
         with self._lock:
             self.calls[operation] += 1

@@ -78,7 +78,7 @@ class Switcher:
             self._last_switch = seen.time
         if chosen != self.current:
             if seen.time - self._last_switch < self._dwell:
-                reason = f"{reason} (after {self._dwell:g} s on {self.current})"
+                reason = f"{reason}; but it stays for {self._dwell:g} s at least"
             else:
                 self.current, self._last_switch = chosen, seen.time
         return Decision(self.current, reason, self._load.rate)

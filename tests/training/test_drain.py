@@ -64,8 +64,8 @@ def test_training_leaves_a_node_that_is_drained(recipe, cluster, tmp_path):
             cluster.add_node(num_cpus=1)
 
     runs = [Run.begin(Store.open(str(tmp_path)), long, name) for name in ("unbroken", "drained")]
-    train(long, str(tmp_path), "unbroken", lambda event: None)
-    train(long, str(tmp_path), "drained", on_event)
+    train(long, runs[0], lambda event: None)
+    train(long, runs[1], on_event)
     assert [accepted for accepted, _ in drained] == [True]
     assert notes[0] == "a worker was asked to stop: training goes on from what was saved last"
     assert notes[1].startswith("round 0 goes on from step ")
