@@ -125,7 +125,7 @@ class Lease:
         """Holds the lease in ``folder`` of ``store``; released at the end, whatever happens.
 
         If it is lost meanwhile to another driver, the main thread is interrupted as by Ctrl-C, which
-        leaves this context as the error that says so.
+        leaves this context as the error that says so; where Ctrl-C is ignored, the next write does.
 
         Args:
             on_wait: told once, in words, if a holder has to be watched for a while.

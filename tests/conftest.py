@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from shifter.values import Exactness, InputSpec, Latency, Profile, Variant
 from . import s3
 
 CLASSES = ("zero", "one", "two")
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _variant(name: str, width: int, milliseconds: float, accuracy: float, seed: int) -> Variant:
