@@ -142,7 +142,8 @@ def test_workers_that_fail_again_and_again_get_no_further_chance(recipe, tmp_pat
     steps, waited, notes = iter([0, 7, 7, 7, 7, 9]), [], []
 
     def fit(recipe, run, on_event):
-        on_event({"event": "attempt", "round": 0, "iteration": next(steps)})
+        where = {"workers": 2, "device": "cpu", "threads": 1}
+        on_event({"event": "attempt", **where, "round": 0, "iteration": next(steps)})
         raise WorkerGroupError("many lines\nthe last one", {})
 
     monkeypatch.setattr(worker, "_fit", fit)
