@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from jobs import cli
 from jobs.console import Console, Style, results_only_on_stdout
+from jobs.plan import plan, plan_text
+from jobs.publish import pack_variants, run_table, select_variants, summary, write_report
 from shifter.errors import ShifterError, StoreError
 from shifter.lease import Lease
 from shifter.recipe import Recipe
-from shifter.run import Run, flat
+from shifter.run import Run
 from shifter.store import Store
 
 if TYPE_CHECKING:
-    from shifter.values import Discarded, Profile, Variant
+    from shifter.values import Variant
 
 # torch, Ray and the rest take seconds to import: the functions that need them do it.
 
@@ -145,8 +146,8 @@ def _reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
 def _publish(run: Run, recipe: Recipe, variants: Sequence[Variant], console: Console) -> None:
     kept, discarded = select_variants({v.name: v.profile for v in variants}, recipe)
     run.advance("packing")
-    _pack(run, recipe, [v for v in variants if v.name in kept])
-    _report(run, recipe, variants, kept, discarded)
+    pack_variants(run, recipe, [v for v in variants if v.name in kept])
+    write_report(run, recipe, variants, kept, discarded)
     run.sweep()  # what storage that failed for a while kept
     run.advance("finished")
     console.say(f"{run.name} is finished: {run.store.uri}/{run.report_key}")
@@ -180,158 +181,6 @@ def tell_of_skipped(recipe: Recipe, console: Console) -> None:
         console.say(f"skipped: {complaint}")
     if skipped.count:
         console.say(f"{skipped.count:,} images are bad and are skipped")
-
-
-def select_variants(
-    profiles: Mapping[str, Profile], recipe: Recipe
-) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
-    from shifter.pruning.select import select
-
-    tolerances = recipe.selection
-    return select(
-        profiles,
-        accuracy_tolerance=tolerances.accuracy_tolerance,
-        size_tolerance=tolerances.size_tolerance,
-    )
-
-
-def _pack(run: Run, recipe: Recipe, variants: Sequence[Variant]) -> None:
-    """Writes the package, reads it back, and only then names it as the current one."""
-    import hashlib
-
-    from shifter.data import load
-    from shifter.portfolio.package import Portfolio, pack
-
-    record = run.record
-    package = pack(
-        variants,
-        load(recipe.data, recipe.seed).input_spec,
-        model=recipe.name,
-        provenance={"run": run.name, "recipe": record["digest"], **flat(record["provenance"])},
-    )
-    digest = hashlib.sha256(package).hexdigest()
-    key = run.portfolio_key(digest)
-    if not run.store.exists(key):
-        run.store.write(key, package)
-    Portfolio.open(run.store.read(key)).verify()
-    named = _named_portfolios(run)
-    if named["current"] != digest:
-        names = {"current": digest, "previous": named["current"]}
-        run.store.replace(run.portfolio_json, json.dumps(names, indent=2).encode())
-
-
-def _named_portfolios(run: Run) -> dict[str, str | None]:
-    """Digests of the current portfolio and the one before it, to roll back to."""
-    if not run.store.exists(run.portfolio_json):
-        return {"current": None, "previous": None}
-    names: dict[str, str | None] = json.loads(run.store.read(run.portfolio_json))
-    return names
-
-
-def _report(
-    run: Run,
-    recipe: Recipe,
-    variants: Sequence[Variant],
-    kept: Sequence[str],
-    discarded: Sequence[Discarded],
-) -> None:
-    from shifter.report.html import render
-
-    html = render(
-        run.name,
-        recipe.resolved(),
-        run.record["provenance"],
-        [(v.name, v.profile) for v in variants],
-        kept,
-        discarded,
-    )
-    run.store.replace(run.report_key, html.encode())
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """A finished run as plain data: its portfolio and every variant, kept or discarded."""
-    recipe = run.recipe
-    profiles = _profiles(run)
-    kept, discarded = select_variants(profiles, recipe)
-    reasons = {d.name: {"beaten_by": d.beaten_by, "reason": d.reason} for d in discarded}
-    digest = _named_portfolios(run)["current"]
-    assert digest is not None, "a finished run has a portfolio"
-    return {
-        "run": run.name,
-        "store": run.store.uri,
-        "state": run.state,
-        "portfolio": run.portfolio_key(digest),
-        "report": run.report_key,
-        "variants": [
-            {"name": name, "kept": name in kept, "discarded": reasons.get(name), "profile": profile.to_json()}
-            for name, profile in profiles.items()
-        ],
-    }
-
-
-def _profiles(run: Run) -> dict[str, Profile]:
-    from shifter.values import CompressionRatio, Profile
-
-    names = [str(CompressionRatio(ratio)) for ratio in run.recipe.ratio_of_round[: run.rounds()]]
-    read = run.store.read
-    return {n: Profile.from_json(json.loads(read(run.variant_key(n, "profile.json")))) for n in names}
-
-
-def run_table(told: Mapping[str, Any]) -> str:
-    from jobs.table import variants_text
-    from shifter.values import Discarded, Profile
-
-    profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
-    discarded = [Discarded(v["name"], **v["discarded"]) for v in told["variants"] if v["discarded"]]
-    lines = [variants_text(profiles, discarded)]
-    lines += [f"{what:<10}{told['store']}/{told[what]}" for what in ("portfolio", "report")]
-    return "\n".join(lines)
-
-
-def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """What ``--dry-run`` tells: the run and how far it is, the resolved recipe, and what it will take."""
-    from jobs.estimate import estimate
-
-    return {
-        "run": run.name,
-        "store": run.store.uri,
-        "state": run.state if run.has_begun else None,
-        "finished_rounds": run.finished_rounds(),
-        "recipe": recipe.resolved(),
-        "estimate": estimate(recipe),
-    }
-
-
-def _standing(told: Mapping[str, Any]) -> str:
-    state, rounds, of = told["state"], told["finished_rounds"], len(told["estimate"]["rounds"])
-    if state is None:
-        return "it would begin"
-    if state == "finished":
-        return "it is finished: nothing would be done"
-    return f"it would resume with {f'round {rounds}' if rounds < of else 'what comes after training'}"
-
-
-def plan_text(told: Mapping[str, Any]) -> str:
-    takes = told["estimate"]
-    images, storage = takes["images"], takes["storage_bytes"]
-    workers = takes["workers"]
-    lines = [
-        yaml.safe_dump(told["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip(),
-        "",
-        f"run       {told['run']} in {told['store']}: {_standing(told)}",
-        f"images    {images['train']:,} to train on, {images['validation']:,} to validate, "
-        f"{images['test']:,} to test" + (f", {images['skipped']:,} skipped" if images["skipped"] else ""),
-        f"network   {takes['parameters']:,} parameters, {takes['prunable_weights']:,} weights to prune",
-        f"workers   {workers if isinstance(workers, int) else '{min} to {max}'.format_map(workers)}",
-        f"rounds    {len(takes['rounds'])}, {takes['steps']:,} optimiser steps in all",
-    ]
-    lines += [
-        f"  round {r['round']}: {r['ratio']:g}x, {r['nonzero_weights']:,} weights, {r['steps']:,} steps"
-        for r in takes["rounds"]
-    ]
-    parts = ", ".join(f"{part} {size / 1e6:,.1f} MB" for part, size in storage.items() if part != "total")
-    lines += [f"storage   at most {storage['total'] / 1e6:,.1f} MB ({parts})", "dry run: nothing was started"]
-    return "\n".join(lines)
 
 
 @cli.reports_errors

@@ -10,8 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from jobs.records import Recording, Summary, timeline
-from jobs.table import render, variants_text
-from shifter.values import Discarded, Profile
+from jobs.table import render, summary_text
 
 ENOUGH = 0.95
 """Share of all requests that the switching service has to answer within the objective."""
@@ -34,7 +33,7 @@ class Outcome:
     """What there is to show.
 
     Args:
-        told: the run, as `jobs.generate.summary` has it.
+        told: the run, as `jobs.publish.summary` has it.
         trials: of the largest variant, held fixed, and of the switching service.
         checked: answers that were recomputed.
     """
@@ -47,13 +46,11 @@ class Outcome:
     def text(self) -> str:
         """All of it, as tables and verdicts."""
         told, (fixed, switching) = self.told, self.trials
-        profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
-        discarded = [Discarded(v["name"], **v["discarded"]) for v in told["variants"] if v["discarded"]]
         return "\n".join(
             [
                 "",
                 "The variants",
-                variants_text(profiles, discarded),
+                summary_text(told),
                 "",
                 f"The same load on both services, objective {1e3 * self.objective_s:.0f} ms",
                 render(_comparison(self.trials)),

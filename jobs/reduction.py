@@ -34,7 +34,7 @@ from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
 from shifter.switching.engine import OnnxEngine
-from shifter.values import CompressionRatio, Exactness, InputSpec, Profile, Tensors, Variant
+from shifter.values import Exactness, InputSpec, Profile, Tensors, Variant
 
 if TYPE_CHECKING:
     from shifter.data import Split
@@ -81,7 +81,7 @@ def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent) -> list[Variant]:
         InexactError: if a variant does not compute what its checkpoint computes.
         CheckpointError, GraphError: if a checkpoint does not fit its architecture.
     """
-    names = variant_names(run)
+    names = run.variant_names()
     if all(run.store.exists(run.variant_key(name, "profile.json")) for name in names):
         return [read_variant(run, name) for name in names]
     # Not above: it imports torch, which no task of this phase needs and each would wait for.
@@ -102,11 +102,6 @@ def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent) -> list[Variant]:
     for variant in variants:
         run.store.write(run.variant_key(variant.name, "profile.json"), _json(variant.profile.to_json()))
     return variants
-
-
-def variant_names(run: Run) -> list[str]:
-    """Names of the variants of a trained run, the dense one (``1x``) first."""
-    return [str(CompressionRatio(ratio)) for ratio in run.recipe.ratio_of_round[: run.rounds()]]
 
 
 def read_variant(run: Run, name: str) -> Variant:

@@ -13,16 +13,9 @@ from typing import Any
 from rich.table import Table
 
 from jobs.console import Console
-from jobs.generate import (
-    complete,
-    failure_recorded,
-    plan,
-    plan_text,
-    storage_troubles_shown,
-    summary,
-    tell_of_skipped,
-    train_run,
-)
+from jobs.generate import complete, failure_recorded, storage_troubles_shown, tell_of_skipped, train_run
+from jobs.plan import plan, plan_text
+from jobs.publish import summary
 from jobs.table import render
 from shifter.lease import Lease
 from shifter.recipe import Recipe
@@ -139,7 +132,7 @@ def summarise(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per variant the mean and the sample standard deviation of what was measured.
 
     Args:
-        summaries: as :func:`jobs.generate.summary` has them. A variant that some lack (an accuracy
+        summaries: as :func:`jobs.publish.summary` has them. A variant that some lack (an accuracy
             floor ended them early) counts where it is; ``n`` says how often. The deviation of a
             single one is None.
     """

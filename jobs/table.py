@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console as Terminal
 from rich.table import Table
@@ -24,6 +25,13 @@ def variants_text(profiles: Mapping[str, Profile], discarded: Sequence[Discarded
     """The table of variants, and what its columns mean."""
     float64 = max(profile.exactness.float64 for profile in profiles.values())
     return f"{render(variants_table(profiles, discarded))}\n{_LEGEND.format(float64=float64)}"
+
+
+def summary_text(told: Mapping[str, Any]) -> str:
+    """The same of a run's summary (`jobs.publish.summary`)."""
+    profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
+    discarded = [Discarded(v["name"], **v["discarded"]) for v in told["variants"] if v["discarded"]]
+    return variants_text(profiles, discarded)
 
 
 def variants_table(profiles: Mapping[str, Profile], discarded: Sequence[Discarded] = ()) -> Table:

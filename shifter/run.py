@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from shifter.errors import RunError, TrainingError
 from shifter.recipe import Recipe, differences, identity
 from shifter.store import Store
+from shifter.values import CompressionRatio
 
 if TYPE_CHECKING:
     from shifter.sparse import CheckpointMeta
@@ -223,6 +224,10 @@ class Run:
                 f"floor of {floor:.2%}: train longer, or lower pruning.accuracy_floor"
             )
         return finished - 1
+
+    def variant_names(self) -> list[str]:
+        """Of the variants of every round, the dense one (``1x``) first. Raises as :meth:`rounds`."""
+        return [str(CompressionRatio(ratio)) for ratio in self.recipe.ratio_of_round[: self.rounds()]]
 
     @property
     def attempts(self) -> list[dict[str, Any]]:

@@ -46,6 +46,8 @@ def running(home: Path) -> Iterator[dict[str, str]]:
     environment.pop("RAY_ADDRESS", None)
     start = [BIN / "ray", "start", "--head", "--block", "--num-cpus=3", f"--port={ports[0]}"]
     start += [f"--dashboard-port={ports[1]}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"]
+    # Not the fixed port that is the default: connections of a cluster that was killed may still hold it.
+    start += ["--dashboard-agent-listen-port=0"]
     head = subprocess.Popen(
         start,
         cwd=home,
@@ -72,8 +74,12 @@ def command(*arguments: str) -> list[str]:
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return _send(environment, command(*arguments))
+
+
+def _send(environment: dict[str, str], what: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments),
+        what,
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -85,9 +91,18 @@ def submit(environment: dict[str, str], *arguments: str) -> subprocess.Completed
 
 
 def _wait_for_jobs(environment: dict[str, str]) -> None:
+    """Until a job that does nothing is done: jobs are listed before an agent is there to start one."""
     headers = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
     request = Request(f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/", headers=headers)
     patiently(lambda: urlopen(request, timeout=10))
+
+    def one_is_done() -> None:
+        done = _send(environment, [str(BIN / "ray"), "job", "submit", "--", "true"])
+        if "No available agent" in done.stdout:
+            raise ConnectionError(done.stdout)
+        assert done.returncode == 0, done.stdout
+
+    patiently(one_is_done)
 
 
 def patiently(attempt, seconds=120.0):  # type: ignore[no-untyped-def]
