@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from shifter.errors import InexactError
-from shifter.pruning.fuse import Float64s
+from shifter.pruning.network import Float64s
 from shifter.pruning.graph import is_weight
 from shifter.values import Exactness, Tensors
 
