@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
+import safetensors
+import safetensors.torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from shifter.pruning.plan import LayerPlan, PrunePlan
+from shifter.errors import CheckpointError
+from shifter.pruning.parts import LayerPlan, PrunePlan
+
+TORCH_PLAN, TORCH_WEIGHTS = "torch_plan.json", "model.safetensors"
+"""Files of ``python -m jobs.prune``: the plan of the torch network, and what is left of its tensors."""
 
 
 def apply_plan(module: nn.Module, plan: PrunePlan, tensors: Mapping[str, Tensor]) -> None:
@@ -30,6 +38,34 @@ def apply_plan(module: nn.Module, plan: PrunePlan, tensors: Mapping[str, Tensor]
             owner.num_features = len(tensors[name])
         elif isinstance(owner, nn.PReLU):
             owner.num_parameters = len(tensors[name])
+
+
+def load_pruned(module: nn.Module, folder: str | Path) -> nn.Module:
+    """Makes ``module``, at its full size, the reduced network that ``python -m jobs.prune`` wrote.
+
+    Args:
+        module: made as the one that was reduced; its own weights do not matter. Changed in place.
+        folder: what ``--out`` named.
+
+    Raises:
+        CheckpointError: if the folder does not hold such a network, or one that does not fit.
+    """
+    folder = Path(folder)
+    try:
+        plan = PrunePlan.from_json(json.loads((folder / TORCH_PLAN).read_text()))
+        tensors = safetensors.torch.load_file(folder / TORCH_WEIGHTS)
+        apply_plan(module, plan, tensors)
+        module.load_state_dict(tensors)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} holds no reduced torch network ({error.strerror}: {error.filename}): "
+            "python -m jobs.prune … --model … writes one"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"the reduced network in {folder} does not fit this {type(module).__name__}: {error}"
+        ) from error
+    return module
 
 
 def misfits(module: nn.Module, plan: PrunePlan) -> frozenset[str]:

@@ -74,7 +74,7 @@ def _frozen(value: Any, depth: int = 4) -> Hashable:
         return frozenset(_frozen(item, depth - 1) for item in value)
     if isinstance(value, partial):
         return (value.func, _frozen(value.args, depth - 1), _frozen(value.keywords, depth - 1))
-    by_identity = type(value).__hash__ is object.__hash__ or not isinstance(value, Hashable)
-    if by_identity and not callable(value):
+    hashed: Any = type(value).__hash__
+    if hashed in (object.__hash__, None) and not callable(value):
         return (type(value), _frozen(getattr(value, "__dict__", id(value)), depth - 1))
     return (type(value), value)

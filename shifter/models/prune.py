@@ -24,12 +24,12 @@ from shifter.models.export import Exported
 from shifter.models.exports import cached_export
 from shifter.models.fixed import Line, failing_lines, keep, operators_at, own_line, readers
 from shifter.models.plain import Plain, plain_copy
-from shifter.models.report import LayerReport, PruneReport
 from shifter.models.weights import prunable_names
 from shifter.onnx_prune import PrunedGraph, prune_graph
+from shifter.prune_report import PruneReport, layer_reports
 from shifter.pruning.exactness import relative_error
 from shifter.pruning.plan import PrunePlan, plan_round
-from shifter.pruning.rebuild import rebuild_layer, rebuild_parameter
+from shifter.pruning.rebuild import rebuild
 from shifter.values import CompressionRatio, Exactness
 
 Arrays = dict[str, NDArray[Any]]
@@ -131,7 +131,7 @@ def prune(
             "export it, then python -m jobs.prune"
         )
     report = PruneReport(
-        layers=_layers(plain.module, reduced, plan),
+        layers=layer_reports(plan, _parameters(plain.module), _parameters(reduced)),
         parameters=(_count(plain.module), _count(reduced)),
         relative_error=error,
         untouched=dict(plan.untouched),
@@ -156,7 +156,12 @@ def prune(
 
 
 def _reduce(
-    exact: nn.Module, exported: Exported, arrays: Arrays, images: Tensor, wanted: tuple[int, ...], round_to: int
+    exact: nn.Module,
+    exported: Exported,
+    arrays: Arrays,
+    images: Tensor,
+    wanted: tuple[int, ...],
+    round_to: int,
 ) -> tuple[nn.Module, PrunePlan, tuple[Line, ...]]:
     """A reduced copy of ``exact`` that runs, its plan, and the lines that had to be left alone for it."""
     kept: frozenset[str] = frozenset()
@@ -169,7 +174,8 @@ def _reduce(
             kept |= foreign
             continue
         reduced = copy.deepcopy(exact)
-        apply_plan(reduced, plan, _rebuild(plan, arrays))
+        rebuilt = rebuild(plan, arrays, np.float64)
+        apply_plan(reduced, plan, {name: torch.from_numpy(array) for name, array in rebuilt.items()})
         problem = _trouble(reduced, images, wanted)
         if problem is None:
             return reduced, plan, tuple(fixed)
@@ -195,15 +201,6 @@ def _trouble(reduced: nn.Module, images: Tensor, wanted: tuple[int, ...]) -> Exc
     if answers.shape != wanted:
         return ValueError(f"answers of shape {answers.shape} instead of {wanted}")
     return None
-
-
-def _rebuild(plan: PrunePlan, arrays: Arrays) -> dict[str, Tensor]:
-    rebuilt: Arrays = {}
-    for part in plan.layers:
-        rebuilt |= rebuild_layer(part, arrays, np.float64)
-    for piece in plan.slices:
-        rebuilt |= rebuild_parameter(piece, arrays | rebuilt, np.float64)
-    return {name: torch.from_numpy(array) for name, array in rebuilt.items()}
 
 
 def _require_finite(module: nn.Module) -> None:
@@ -312,24 +309,9 @@ def _finish(reduced: nn.Module, plain: Plain) -> nn.Module:
     return reduced.to(plain.device)
 
 
-def _layers(before: nn.Module, after: nn.Module, plan: PrunePlan) -> tuple[LayerReport, ...]:
-    reasons = plan.why()
-    found = []
-    for part in plan.layers:
-        layer = part.layer
-        own = [dict(network.named_parameters(remove_duplicate=False)) for network in (before, after)]
-        names = [layer.tensors, (layer.reduced_weight, layer.reduced_bias)]
-        counts = [sum(o[n].numel() for n in ns if n in o) for o, ns in zip(own, names, strict=True)]
-        found.append(
-            LayerReport(
-                name=layer.name,
-                outputs=(part.widths[0], len(part.outputs)),
-                inputs=(part.widths[1], len(part.inputs)),
-                parameters=(counts[0], counts[1]),
-                kept=str(reasons.get(layer.name, "")),
-            )
-        )
-    return tuple(found)
+def _parameters(network: nn.Module) -> Arrays:
+    named = network.named_parameters(remove_duplicate=False)
+    return {name: parameter.detach().numpy() for name, parameter in named}
 
 
 def _count(network: nn.Module) -> int:

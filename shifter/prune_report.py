@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from shifter.pruning.parts import PrunePlan
+from shifter.values import Tensors
 
 
 @dataclass(frozen=True)
 class LayerReport:
     """One layer: (before, after) of its output and input channels and of its parameters.
 
-    ``kept``: why channels that hold nothing but zeros or constants stay; empty if there are none.
+    ``idle``: reason -> how many output channels that carry nothing stay because of it.
     """
 
     name: str
     outputs: tuple[int, int]
     inputs: tuple[int, int]
     parameters: tuple[int, int]
-    kept: str = ""
+    idle: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class PruneReport:
 
     Args:
         parameters: (before, after), of the whole network.
-        untouched: operator to the reason why channels are not followed through it.
+        relative_error: against what ``ratio`` says, in float64.
+        untouched: operator -> the reason why channels are not followed through it.
         fixed: lines of the network's own code that fix sizes; what they touch is as it was.
         unread: tensors that evaluation does not read; they are as they were.
         computed: weights that were computed from others (masks, reparametrisations) and now are
@@ -49,9 +53,9 @@ class PruneReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        rows = [("layer", "out", "in", "parameters", "zero channels that stay")]
+        rows = [("layer", "out", "in", "parameters", "channels that carry nothing and stay")]
         rows += [
-            (part.name, _change(part.outputs), _change(part.inputs), _change(part.parameters), part.kept)
+            (part.name, _change(part.outputs), _change(part.inputs), _change(part.parameters), _idle(part))
             for part in self.layers
         ]
         before, after = self.parameters
@@ -70,6 +74,34 @@ class PruneReport:
         if self.computed:
             lines.append(f"plain parameters now: {', '.join(self.computed)}")
         return "\n".join(lines)
+
+
+def layer_reports(plan: PrunePlan, before: Tensors, after: Tensors) -> tuple[LayerReport, ...]:
+    """A row per layer.
+
+    Args:
+        before, after: the network's parameters by name; others, such as running statistics, count too.
+    """
+    parts = {part.layer.name: part.layer for part in plan.layers}
+    rows = []
+    for told in plan.why():
+        name = told["layer"]
+        counts = (0, 0)
+        if layer := parts.get(name):
+            news = (layer.reduced_weight, layer.reduced_bias)
+            counts = (_count(before, layer.tensors), _count(after, news))
+        widths = zip(told["before"] or (0, 0), told["after"], strict=True)
+        outputs, inputs = ((int(old), int(new)) for old, new in widths)
+        rows.append(LayerReport(name, outputs, inputs, counts, dict(told["idle"])))
+    return tuple(rows)
+
+
+def _count(tensors: Tensors, names: Iterable[str]) -> int:
+    return sum(tensors[name].size for name in names if name in tensors)
+
+
+def _idle(part: LayerReport) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in part.idle.items())
 
 
 def _change(sizes: tuple[int, int]) -> str:
