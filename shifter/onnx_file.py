@@ -113,3 +113,18 @@ def _load(path: Path) -> ir.Model:
             raise GraphError(f"{path} has {len(values)} {kind} ({names}): it should have one")
     graph.inputs[:] = inputs
     return model
+
+
+def weight_names(architecture: bytes) -> tuple[str, ...]:
+    """Weights of convolutions and linear layers: what pruning by magnitude ranks. Sorted."""
+    graph = onnx.ModelProto.FromString(architecture).graph
+    stored = {t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+    matrices = {t.name for t in graph.initializer if t.name in stored and len(t.dims) > 1}
+    origin = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose"}
+    read = {
+        origin.get(name, name)
+        for node in graph.node
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        for name in node.input[:2]
+    }
+    return tuple(sorted(matrices & read))

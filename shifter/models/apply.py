@@ -61,7 +61,14 @@ def load_pruned(module: nn.Module, folder: str | Path) -> nn.Module:
             f"{folder} holds no reduced torch network ({error.strerror}: {error.filename}): "
             "python -m jobs.prune … --model … writes one"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise CheckpointError(
             f"the reduced network in {folder} does not fit this {type(module).__name__}: {error}"
         ) from error
