@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,16 @@ def read_arrays(path: Path) -> Arrays:
         for name, t in tensors.items()
     }
     return apply_masks(arrays)
+
+
+def read_arrays_for(names: Iterable[str], path: Path) -> Arrays:
+    """As :func:`read_arrays`, without a prefix that all of the file's names share and ``names`` do not."""
+    arrays = read_arrays(path)
+    if path.suffix == ".arrow":
+        return arrays
+    from shifter.models.files import without_prefixes
+
+    return without_prefixes(arrays, names)
 
 
 def apply_masks(arrays: Arrays) -> Arrays:

@@ -114,7 +114,7 @@ def reduce(request: Request) -> tuple[dict[str, Any], PruneReport, dict[str, byt
 
 
 def _reduce_graph(request: Request) -> tuple[PrunedGraph, PruneReport, dict[str, bytes]]:
-    from shifter.onnx_file import images_of, read_architecture, read_model
+    from shifter.onnx_file import images_of, read_architecture, read_model, require_fit, tensor_names
     from shifter.onnx_prune import prune_graph
     from shifter.prune_report import PruneReport, layer_reports
     from shifter.pruning.profile import count_parameters, parameter_names
@@ -122,10 +122,11 @@ def _reduce_graph(request: Request) -> tuple[PrunedGraph, PruneReport, dict[str,
     if request.architecture is None:
         architecture, tensors = read_model(request.checkpoint)
     else:
-        from jobs.checkpoints import read_arrays
+        from jobs.checkpoints import read_arrays_for
 
-        tensors = read_arrays(request.checkpoint)
+        tensors = read_arrays_for(tensor_names(request.architecture), request.checkpoint)
         architecture = read_architecture(request.architecture, tensors.keys())
+        require_fit(architecture, tensors, str(request.checkpoint))
     if request.ratio is not None:
         tensors = _masked(architecture, tensors, CompressionRatio(request.ratio))
     batch, *_ = sizes = images_of(architecture)

@@ -61,6 +61,30 @@ def read_architecture(path: Path, names: Collection[str]) -> bytes:
     return architecture
 
 
+def tensor_names(path: Path) -> tuple[str, ...]:
+    """Names of the constants in an ``.onnx`` file. Raises as :func:`read_architecture`."""
+    return tuple(_load(path).graph.initializers)
+
+
+def require_fit(architecture: bytes, tensors: Tensors, source: str) -> None:
+    """Whether there is a tensor of the right shape for each that a weightless model reads.
+
+    Raises:
+        CheckpointError: with every one that is missing or of another shape; ``source`` names the file.
+    """
+    problems = []
+    for wanted in onnx.ModelProto.FromString(architecture).graph.initializer:
+        if wanted.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        if wanted.name not in tensors:
+            problems.append(f"{wanted.name}: missing in the file")
+        elif tensors[wanted.name].shape != (shape := tuple(wanted.dims)):
+            found = tensors[wanted.name].shape
+            problems.append(f"{wanted.name}: shape {found} in the file, {shape} in the architecture")
+    if problems:
+        raise CheckpointError("\n  ".join([f"weights {source} do not fit the architecture:", *problems]))
+
+
 def with_weights(graph: bytes, tensors: Tensors) -> bytes:
     """A weightless model with ``tensors`` inside it: a file that any ONNX runtime opens.
 

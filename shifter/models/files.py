@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -22,6 +22,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
+
+_T = TypeVar("_T")
 
 _COUNTER = "num_batches_tracked"
 
@@ -137,7 +139,7 @@ def _is_state(content: Any) -> bool:
     )
 
 
-def without_prefixes(tensors: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+def without_prefixes(tensors: Mapping[str, _T], own: Iterable[str]) -> dict[str, _T]:
     """``tensors`` without the prefixes of :data:`PREFIXES` that all their names share, and ``own`` do not."""
     found, own = dict(tensors), list(own)
     while prefix := next((p for p in PREFIXES if _all_have(p, found) and not _all_have(p, own)), None):
