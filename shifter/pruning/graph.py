@@ -20,6 +20,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from shifter.errors import GraphError
 
 
+STANDARD = ("", "ai.onnx")
+"""Domains of the operators that ONNX defines."""
+
+
 def parse_model(architecture: bytes) -> ir.Model:
     """Reads a weightless ONNX model and rewrites what stands in the way of reduction.
 
@@ -40,10 +44,11 @@ def parse_model(architecture: bytes) -> ir.Model:
         raise GraphError(f"the architecture is not an ONNX model: {error}") from error
     if not model.graph.outputs:
         raise GraphError("the architecture has no output: it is empty, or not an ONNX model")
-    for node in list(model.graph):
+    own = [node for node in model.graph if node.domain in STANDARD]
+    for node in own:
         if node.op_type == "Transpose":
             _replace_shuffle(model, node)
-    for node in list(model.graph):
+    for node in own:
         if node.op_type == "Reshape" and node.outputs[0].uses():
             _simplify_reshape(model, node)
     RemoveUnusedNodesPass()(model)
@@ -123,11 +128,11 @@ def _replace_shuffle(model: ir.Model, transpose: ir.Node) -> None:
     """Reshape, Transpose, Reshape that only permute axis 1 become one Gather along it."""
     before = transpose.inputs[0].producer() if transpose.inputs[0] is not None else None
     uses = transpose.outputs[0].uses()
-    if before is None or before.op_type != "Reshape" or len(before.outputs[0].uses()) != 1 or len(uses) != 1:
+    if before is None or before.op_type != "Reshape" or before.domain not in STANDARD or len(before.outputs[0].uses()) != 1 or len(uses) != 1:
         return
     after = uses[0].node
     source, split, result = (shape_of(v) for v in (before.inputs[0], before.outputs[0], after.outputs[0]))
-    if after.op_type != "Reshape" or source != result or len(split) != len(source) + 1 or len(source) < 2:
+    if after.op_type != "Reshape" or after.domain not in STANDARD or source != result or len(split) != len(source) + 1 or len(source) < 2:
         return
     perm = tuple(transpose.attributes["perm"].as_ints()) if "perm" in transpose.attributes else ()
     swapped = (0, 2, 1, *range(3, len(split)))

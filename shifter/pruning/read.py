@@ -14,8 +14,8 @@ from typing import Any, cast
 import numpy as np
 import onnx_ir as ir
 
-from shifter.pruning.functions import COMBINE, FUNCTIONS
-from shifter.pruning.graph import is_weight, literal, name_of, shape_of
+from shifter.pruning.functions import COMBINE, FUNCTIONS, float32
+from shifter.pruning.graph import STANDARD, is_weight, literal, name_of, shape_of
 from shifter.pruning.network import (
     Arrange,
     Each,
@@ -82,7 +82,7 @@ class _Reader:
             self.nodes.append(read)
 
     def _follow(self, node: ir.Node) -> Node | None:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in STANDARD:
             raise Unfollowed(f"{node.domain}::{node.op_type} is not an operator that is followed")
         if node.op_type in FUNCTIONS:
             return self._function(node)
@@ -146,7 +146,7 @@ class _Reader:
     # One reader per kind of operator.
 
     def _function(self, node: ir.Node) -> Each:
-        attributes = {a.name: a.value for a in node.attributes.values()}
+        attributes: dict[str, Any] = {a.name: a.value for a in node.attributes.values()}
         if node.op_type == "Clip":
             if attributes:
                 raise Unfollowed("Clip of an opset before 11")
@@ -158,7 +158,17 @@ class _Reader:
                     raise Unfollowed("Clip with bounds that are computed")
                 attributes[key] = float(content)
         function = FUNCTIONS[node.op_type]
-        return self._each(node, lambda x, _: function(x, attributes.get))
+
+        def get(name: str, default: Any) -> Any:
+            return self._number(attributes.get(name, default))
+
+        return self._each(node, lambda x, _: function(x, get))
+
+    def _number(self, number: Any) -> Any:
+        """An attribute as the network computes with it: ONNX's are float32, a module's are what was written."""
+        if self.legality == "onnx" or not isinstance(number, float):
+            return number
+        return 1 / 6 if abs(number - 1 / 6) < 1e-7 else float(str(np.float32(number)))
 
     def _identity(self, node: ir.Node) -> Each:
         if any(v.uses() for v in node.outputs[1:]):
@@ -211,7 +221,7 @@ class _Reader:
         if not all(is_weight(v) for v in node.inputs[1:5]):
             raise Unfollowed("the statistics of this BatchNormalization are not in the checkpoint")
         names = [name_of(v) for v in node.inputs[1:5]]
-        epsilon = float(_get(node, "epsilon", 1e-5))
+        epsilon = float(self._number(_get(node, "epsilon", float32(1e-5))))
         alone = all(v is not None and len(v.uses()) == 1 for v in node.inputs[1:5])
         source = node.inputs[0]
         before = self._by_output.get(name)
@@ -240,7 +250,7 @@ class _Reader:
             slope = literal(node.inputs[1])
             if slope is None or slope.size != 1:
                 raise Unfollowed("PRelu with a slope that is no parameter")
-            number = float(slope.ravel()[0])
+            number = float(self._number(float(slope.ravel()[0])))
             return self._each(node, lambda x, _: np.where(x < 0, number * x, x))
         return self._each(node, lambda x, given: np.where(x < 0, given[0] * x, x), parameters=(parameter,))
 
@@ -264,6 +274,9 @@ class _Reader:
         if len(node.inputs) != 2:
             raise Unfollowed(f"{node.op_type} of {len(node.inputs)} values")
         active = [i for i in (0, 1) if self._is_activation(node.inputs[i])]
+        if node.op_type == "Div" and active != [0]:
+            # A channel that was filled up holds zeros, and dividing by them would spoil its readers.
+            raise Unfollowed("Div by an activation")
         if len(active) == 2:
             return self._join(node)
         (one,) = active
@@ -282,9 +295,9 @@ class _Reader:
             content = literal(node.inputs[1 - one])
             if content is None or content.size != 1 or content.ndim > len(value.shape):
                 raise Unfollowed(f"{node.op_type} of a constant that is not one number")
-            number = float(content.ravel()[0])
+            number = float(self._number(float(content.ravel()[0])))
             function = lambda x, _: ordered(x, number)  # noqa: E731
-            what = {"linear": node.op_type == "Mul" or (node.op_type == "Div" and one == 0)}
+            what = {"linear": node.op_type in ("Mul", "Div")}
         output = self._made(node.outputs[0], value.shape, axis)
         return Each(node.op_type, name_of(node.outputs[0]), (name,), (output,), function, **what)
 
