@@ -48,7 +48,9 @@ def folds(layer: Layer, source: Channels) -> Bools:
     return source.flat & source.counted
 
 
-def wants_of(layer: Layer, name: str, facts: LayerFacts, source: Channels, demanded: Bools) -> dict[Want, Ints]:
+def wants_of(
+    layer: Layer, name: str, facts: LayerFacts, source: Channels, demanded: Bools
+) -> dict[Want, Ints]:
     """What this layer wants carried, and the channels to carry."""
     if is_depthwise(facts):
         return {}
@@ -119,4 +121,4 @@ def _usable(want: Want, source: Channels) -> Ints:
     members = np.arange(want.first, want.last)
     members = members[source.counted[members] & (source.profile[members] == want.profile)]
     strength = np.abs(source.value[members])
-    return members[strength >= 1e-3 * strength.max()]
+    return np.asarray(members[strength >= 1e-3 * strength.max()])

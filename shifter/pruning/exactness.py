@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from shifter.errors import InexactError
-from shifter.pruning.network import Float64s
 from shifter.pruning.graph import is_weight
+from shifter.pruning.network import Float64s
 from shifter.values import Exactness, Tensors
 
 Float32Run = Callable[[bytes, Tensors, NDArray[np.float32]], NDArray[np.float32]]

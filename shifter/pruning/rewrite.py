@@ -31,10 +31,11 @@ def other_tensors(architecture: bytes, plan: PrunePlan) -> tuple[str, ...]:
 
 def _rebuilt(architecture: bytes, plan: PrunePlan) -> ir.Model:
     model = parse_model(architecture)
-    nodes = {node.outputs[0].name: node for node in model.graph}
+    nodes: dict[str | None, ir.Node] = {node.outputs[0].name: node for node in model.graph}
     parts = {part.layer.name: part for part in plan.layers}
-    for read in read_network(model).nodes:
-        if isinstance(read, LayerNode) and (part := parts.get(read.layer.name)) is not None:
+    found = [node for node in read_network(model).nodes if isinstance(node, LayerNode)]
+    for read in found:
+        if (part := parts.get(read.layer.name)) is not None:
             _rewrite_layer(model, nodes[read.name], read, part)
     for sliced in plan.slices:
         value = model.graph.initializers[sliced.name]
