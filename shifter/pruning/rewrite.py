@@ -24,7 +24,7 @@ def rebuild_graph(architecture: bytes, plan: PrunePlan) -> bytes:
 def other_tensors(architecture: bytes, plan: PrunePlan) -> tuple[str, ...]:
     """Checkpoint tensors that the reduced graph still reads as they are (layers that are not followed)."""
     made = {name for part in plan.layers for name in (part.layer.reduced_weight, part.layer.reduced_bias)}
-    made |= {part.name for part in (*plan.slices, *plan.constants)}
+    made |= {part.name for part in plan.slices} | {part.name for part in plan.constants}
     weights = _rebuilt(architecture, plan).graph.initializers.items()
     return tuple(name for name, value in weights if is_weight(value) and name not in made)
 
