@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from shifter.pruning.functions import COMBINE, FUNCTIONS
 from shifter.pruning.graph import attribute, attribute_ints, literal, name_of
-from shifter.pruning.network import (
+from shifter.pruning.network import Float64s, 
     Each,
     Join,
     Node,
