@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from shifter.pruning.functions import COMBINE, FUNCTIONS
 from shifter.pruning.graph import attribute, attribute_ints, literal, name_of
-from shifter.pruning.network import Float64s, 
+from shifter.pruning.network import (
     Each,
+    Float64s,
     Join,
     Node,
 )
