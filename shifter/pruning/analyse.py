@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 from shifter.errors import CheckpointError
 from shifter.pruning.functions import COMBINE
 from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
-from shifter.pruning.network import Arrange, Each, Float64s, Ints, Join, Layer, LayerNode, Network, Stop, Value
+from shifter.pruning.network import (
+    Arrange,
+    Each,
+    Float64s,
+    Ints,
+    Join,
+    Layer,
+    LayerNode,
+    Network,
+    Stop,
+    Value,
+)
 from shifter.values import Tensors
 
 Bools = NDArray[np.bool_]
@@ -55,12 +66,12 @@ class Channels:
     @property
     def flat(self) -> Bools:
         """The same at every position."""
-        return self.constant & (self.profile == 0)
+        return np.asarray(self.constant & (self.profile == 0))
 
     @property
     def counted(self) -> Bools:
         """Constants that contribute something."""
-        return self.constant & (self.value != 0)
+        return np.asarray(self.constant & (self.value != 0))
 
 
 class LayerFacts:
@@ -74,7 +85,9 @@ class LayerFacts:
         weight = read_weight(layer, tensors)
         out, into = weight.shape[:2]
         if out % layer.groups:
-            raise CheckpointError(f"{layer.weight!r} has {out} filters, which {layer.groups} groups do not divide")
+            raise CheckpointError(
+                f"{layer.weight!r} has {out} filters, which {layer.groups} groups do not divide"
+            )
         self.factor, self.bias = fuse_norm(layer, tensors, out)
         self.weight = weight
         self.groups = layer.groups
@@ -82,15 +95,15 @@ class LayerFacts:
         self.out, self.into = out, into * layer.groups
         self.nonzero = np.ascontiguousarray(nonzero_weights(weight)).reshape(self.shape)
         if self.factor is not None and not self.factor.all():
-            self.nonzero = self.nonzero & (self.factor != 0).reshape(*self.shape[:2], 1, 1)
+            scaled = (self.factor != 0).reshape(*self.shape[:2], 1, 1)
+            self.nonzero = np.asarray(self.nonzero & scaled)
 
     def reads_any(self, inputs: Bools) -> Bools:
         """Output channels, shape (out,), that have a non-zero weight for any of ``inputs`` (in,)."""
         found = self.nonzero
         if not inputs.all():
             found = found & inputs.reshape(self.groups, 1, -1, 1)
-        rows: Bools = found.reshape(self.out, -1).any(axis=1)
-        return rows
+        return np.asarray(found.reshape(self.out, -1).any(axis=1))
 
     def read_by(self, outputs: Bools) -> Bools:
         """Input channels, shape (in,), that any of ``outputs`` (out,) has a non-zero weight for."""
@@ -128,7 +141,7 @@ def _any_row(rows: Bools) -> Bools:
     """Which columns hold any True, eight at a time where they can be."""
     if rows.shape[0] and rows.shape[1] % 8 == 0:
         wide = np.bitwise_or.reduce(np.ascontiguousarray(rows).view(np.uint64), axis=0)
-        return wide.view(np.bool_)
+        return np.asarray(wide.view(np.bool_))
     return np.asarray(rows.any(axis=0))
 
 
@@ -191,7 +204,9 @@ class _Forward:
         facts, layer = self.layers[node.layer.name], node.layer
         width = self.values[node.output].width
         if facts.out != width:
-            raise CheckpointError(f"{layer.weight!r} writes {facts.out} channels, but the architecture has {width}")
+            raise CheckpointError(
+                f"{layer.weight!r} writes {facts.out} channels, but the architecture has {width}"
+            )
         if not node.follows:
             return Channels.known(~facts.reads_any(np.ones(facts.into, np.bool_)), facts.bias)
         source = self.channels[node.inputs[0]]
@@ -226,7 +241,9 @@ class _Forward:
     def _parameter(self, name: str, width: int) -> Float64s:
         array = read_tensor(name, self.tensors)
         if array.size != width:
-            raise CheckpointError(f"{name!r} has shape {array.shape}, but its activation has {width} channels")
+            raise CheckpointError(
+                f"{name!r} has shape {array.shape}, but its activation has {width} channels"
+            )
         return array.astype(np.float64).reshape(-1)
 
     def _bent(self, name: str, before: Ints, where: Bools) -> Ints:
@@ -259,5 +276,7 @@ def _join(op: str, left: Channels, right: Channels) -> Channels:
         return Channels.known(constant, value, np.maximum(left.profile, right.profile))
     alike = (left.profile == right.profile) | zeros[0] | zeros[1]
     if op in ("Add", "Sub"):
-        return Channels.known(left.constant & right.constant & alike, value, np.maximum(left.profile, right.profile))
+        return Channels.known(
+            left.constant & right.constant & alike, value, np.maximum(left.profile, right.profile)
+        )
     return Channels.known(left.flat & right.flat, value)
