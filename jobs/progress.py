@@ -22,7 +22,7 @@ class Training:
 
     def __init__(self, epoch: Mapping[str, Any], now: float) -> None:
         # Since the first epoch began, so that what lies between two rounds counts as well.
-        self._began = self._at = now - epoch["seconds"]
+        self._began = self._at = now - float(epoch["seconds"])
         self._images = 0
         self._cost = 0.0
         self.take(epoch, now)
@@ -42,11 +42,11 @@ class Training:
     def seconds_left(self, now: float) -> float:
         """To the end of the last round, if the rest goes as what was seen so far."""
         per_image = (self._at - self._began) / max(self._images, 1)
-        return max(0.0, self.epoch["images_left"] * per_image - (now - self._at))
+        return max(0.0, int(self.epoch["images_left"]) * per_image - (now - self._at))
 
     def worker_seconds(self, now: float) -> float:
         """What the workers have been held for: seconds of one accelerator, or of one CPU, each."""
-        return self._cost + (now - self._at) * self.epoch["workers"]
+        return self._cost + (now - self._at) * int(self.epoch["workers"])
 
     @property
     def unit(self) -> str:
