@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from shifter.data import Dataset, Draw, Images, Split
 from shifter.errors import StoppedError, TrainingError
-from shifter.recipe import Training
 from shifter.training import world
 from shifter.training.flat import FlatParameters
 from shifter.training.network_state import array, load_state, state_of
 from shifter.training.progress import Own, Progress
 from shifter.training.round import Epoch, Observer, Round, Trained
 from shifter.training.schedule import Schedule
+from shifter.training_spec import Training
 from shifter.values import Mask, Step, Tensors
 
 CPU = torch.device("cpu")
