@@ -6,7 +6,6 @@ import signal
 import threading
 from typing import Any
 
-import torch
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.queue import Queue
@@ -17,6 +16,7 @@ from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.archive import Archive
 from shifter.training.imp import iterative_magnitude_pruning
+from shifter.training.process import set_up
 
 _sigterm = threading.Event()
 
@@ -42,7 +42,7 @@ def _asked_to_stop() -> bool:
 
 def work(config: dict[str, Any]) -> None:
     """What each worker runs: all rounds that are left, or until one is asked to stop."""
-    torch.set_num_threads(1)  # a worker has one CPU
+    set_up(threads=1)  # a worker has one CPU
     recipe = Recipe.model_validate(config["recipe"])
     events: Queue = config["events"]
     try:
