@@ -188,16 +188,17 @@ def _images(sizes: tuple[int | None, ...], image: tuple[int, int, int] | None) -
         raise RecipeError(
             f"the graph reads a tensor of shape {sizes}: it should be (batch, channels, height, width)"
         )
-    if image is None and None in stated:
+    known = tuple(size for size in stated if size is not None)
+    if image is None and len(known) < 3:
         shown = "x".join("?" if size is None else str(size) for size in stated)
         raise RecipeError(f"the graph reads images of {shown}: give --input, e.g. --input 3x224x224")
-    wanted = image or tuple(stated)
+    wanted = image or known
     if any(size not in (None, given) for size, given in zip(stated, wanted, strict=True)):
         raise RecipeError(
             f"--input {'x'.join(map(str, wanted))}: the graph reads {'x'.join(map(str, stated))}"
         )
     count = PROOF_IMAGES if batch is None else batch * max(1, PROOF_IMAGES // batch)
-    return np.random.default_rng(0).normal(size=(count, *map(int, wanted))).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(count, *wanted)).astype(np.float32)
 
 
 def _run_float32(graph: bytes, tensors: Tensors, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,9 @@ from typing import Any
 from shifter.pruning.parts import PrunePlan
 from shifter.values import Tensors
 
+_SHOWN = 3
+"""Operators that the table names for each reason; the data have all."""
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -67,7 +70,7 @@ class PruneReport:
             )
         against = "the network" if self.ratio is None else "the masked network"
         lines.append(f"relative error against {against}, in float64: {self.relative_error:.1e}")
-        lines += [f"untouched: {operator}: {reason}" for operator, reason in self.untouched.items()]
+        lines += _untouched(self.untouched)
         lines += [f"sizes fixed by hand, left as they are: {line}" for line in self.fixed]
         if self.unread:
             lines.append(f"not read in evaluation, as they were: {', '.join(self.unread)}")
@@ -98,6 +101,17 @@ def layer_reports(plan: PrunePlan, before: Tensors, after: Tensors) -> tuple[Lay
 
 def _count(tensors: Tensors, names: Iterable[str]) -> int:
     return sum(tensors[name].size for name in names if name in tensors)
+
+
+def _untouched(reasons: Mapping[str, str]) -> list[str]:
+    """A line per reason, with some of its operators."""
+    lines = []
+    for reason in dict.fromkeys(reasons.values()):
+        operators = [operator for operator, why in reasons.items() if why == reason]
+        shown = ", ".join(operators[:_SHOWN])
+        rest = f" and {len(operators) - _SHOWN} more" if len(operators) > _SHOWN else ""
+        lines.append(f"untouched: {reason}: {shown}{rest}")
+    return lines
 
 
 def _idle(part: LayerReport) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import linecache
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from shifter.models.export import Origin
 
 _TORCH = str(Path(torch.__file__).parent)
 _DOMAIN = "shifter.kept"
+_REASON = "its code fixes sizes by hand, or no layer of torch's owns its weight"
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,18 @@ def failing_lines(error: Exception, network: nn.Module) -> list[Line]:
     return found[::-1]
 
 
-def own_line(lines: Collection[Line]) -> Line | None:
-    """The first that is not torch's; the first at all if there is none."""
-    own = [line for line in lines if not line.file.startswith(_TORCH)]
-    return next(iter([*own, *lines]), None)
+def told(lines: Sequence[Line], pinned: Line | None = None) -> str:
+    """Where it is, for people: the innermost line that is not torch's, and the part of the network.
+
+    Args:
+        lines: the innermost first. pinned: the one of these that is meant; the first if None.
+    """
+    if not lines:
+        return "at a place that is not known"
+    first = lines.index(pinned) if pinned else 0
+    own = [line for line in lines[first:] if not line.file.startswith(_TORCH)]
+    module = lines[first].module
+    return f"{[*own, lines[first]][0]}{f' (in {module})' if module else ''}"
 
 
 def operators_at(
@@ -80,9 +89,16 @@ def _from(line: Line, origins: Mapping[str, Origin]) -> Iterator[str]:
 
 
 def readers(architecture: bytes, weights: Collection[str]) -> frozenset[str]:
-    """Names of the operators that read one of these weights."""
+    """Names of the operators that read one of these weights, as it is stored or transposed."""
     graph = onnx.ModelProto.FromString(architecture).graph
-    return frozenset(node.name for node in graph.node if set(node.input) & set(weights))
+    read = set(weights)
+    read |= {n.output[0] for n in graph.node if n.op_type == "Transpose" and n.input[0] in read}
+    return frozenset(node.name for node in graph.node if read & set(node.input))
+
+
+def reasons(untouched: Mapping[str, str]) -> dict[str, str]:
+    """A plan's reasons, with one of our own for the operators of :func:`keep`."""
+    return {name: _REASON if why.startswith(_DOMAIN) else why for name, why in untouched.items()}
 
 
 def keep(architecture: bytes, operators: Collection[str]) -> bytes:

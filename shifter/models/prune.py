@@ -22,7 +22,7 @@ from shifter.errors import CheckpointError, GraphError, InexactError
 from shifter.models.apply import apply_plan, misfits
 from shifter.models.export import Exported
 from shifter.models.exports import cached_export
-from shifter.models.fixed import Line, failing_lines, keep, operators_at, own_line, readers
+from shifter.models.fixed import failing_lines, keep, operators_at, readers, reasons, told
 from shifter.models.plain import Plain, plain_copy
 from shifter.models.weights import prunable_names
 from shifter.onnx_prune import PrunedGraph, prune_graph
@@ -134,8 +134,8 @@ def prune(
         layers=layer_reports(plan, _parameters(plain.module), _parameters(reduced)),
         parameters=(_count(plain.module), _count(reduced)),
         relative_error=error,
-        untouched=dict(plan.untouched),
-        fixed=tuple(str(line) for line in fixed),
+        untouched=reasons(plan.untouched),
+        fixed=fixed,
         unread=exported.unread,
         computed=plain.computed,
         ratio=ratio,
@@ -162,10 +162,10 @@ def _reduce(
     images: Tensor,
     wanted: tuple[int, ...],
     round_to: int,
-) -> tuple[nn.Module, PrunePlan, tuple[Line, ...]]:
+) -> tuple[nn.Module, PrunePlan, tuple[str, ...]]:
     """A reduced copy of ``exact`` that runs, its plan, and the lines that had to be left alone for it."""
     kept: frozenset[str] = frozenset()
-    fixed: list[Line] = []
+    fixed: list[str] = []
     while True:
         architecture = keep(exported.architecture, kept)
         plan = plan_round(architecture, arrays, round_to, legality="torch")
@@ -184,12 +184,12 @@ def _reduce(
         if found is None or not plan.layers:
             raise GraphError(
                 f"{type(exact).__name__} fixes sizes by hand, so it cannot be made smaller: "
-                f"{own_line(lines) or 'at a place that is not known'} "
+                f"{told(lines)} "
                 f"({type(problem).__name__}: {_first_line(problem)}). Compute the size from the tensor "
                 "there, or reduce it as ONNX, which needs no code: export it, then python -m jobs.prune"
             ) from problem
         line, operators = found
-        fixed.append(own_line([line]) or line)
+        fixed.append(told(lines, line))
         kept |= operators
 
 
