@@ -1,8 +1,7 @@
-"""Checkpoints of any kind as named arrays, and a network that they fit."""
+"""Checkpoints of any kind as named arrays, and the network that the command line names."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +12,15 @@ from pydantic import ValidationError
 
 from shifter.configuration import Part, explain, parse_yaml
 from shifter.errors import CheckpointError, RecipeError
-from shifter.model_spec import Model, WeightsFile
+from shifter.model_spec import Model
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from shifter.models.registry import Spec
 
 Arrays = dict[str, NDArray[Any]]
 
 # torch takes seconds to import, and sparse checkpoints and ONNX files do not need it.
 
-_GUESS = 10
 _ORIGINAL, _MASK = "_orig", "_mask"
 
 
@@ -48,20 +44,9 @@ def read_arrays(path: Path) -> Arrays:
         checkpoint = SparseCheckpoint.open(path)
         checkpoint.mask()  # refuses what does not match its digest
         return checkpoint.tensors()
-    import torch
+    from shifter.models.existing import read_state
 
-    from shifter.models.files import read_weights
-
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    tensors = read_weights(WeightsFile(path=str(path), sha256=digest))
-    arrays = {
-        name: (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t).detach().numpy()
-        for name, t in tensors.items()
-    }
-    return apply_masks(arrays)
+    return apply_masks(read_state(path))
 
 
 def read_arrays_for(names: Iterable[str], path: Path) -> Arrays:
@@ -109,42 +94,3 @@ def read_spec(text: str) -> Spec:
         return _Asked.model_validate({"model": given if isinstance(given, dict) else {"name": text}}).model
     except ValidationError as error:
         raise RecipeError("\n  ".join(["--model is wrong:", *explain(error, _Asked)])) from error
-
-
-def build_network(
-    spec: Spec, arrays: Arrays, *, channels: int, classes: int | None, source: str
-) -> nn.Module:
-    """The network of ``spec`` with the weights ``arrays``.
-
-    Args:
-        classes: its outputs; None to tell it from the weights.
-        source: names the file in errors.
-
-    Raises:
-        RecipeError: if there is no such network.
-        CheckpointError: with everything that does not fit it.
-    """
-    import torch
-
-    from shifter.models import build, load_weights
-    from shifter.models.files import without_prefixes
-
-    with torch.random.fork_rng(devices=[]):
-        network = build(spec, classes=classes or _GUESS, channels=channels)
-        given = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        own = network.state_dict()
-        given = without_prefixes(given, own)
-        # The tensors that only their first axis, the classes, keeps from fitting.
-        others = {
-            tensor.shape[0]
-            for name, tensor in given.items()
-            if name in own
-            and tensor.dim() > 0
-            and own[name].shape[:1] == (_GUESS,)
-            and own[name].shape[1:] == tensor.shape[1:]
-            and own[name].shape != tensor.shape
-        }
-        if classes is None and len(others) == 1:
-            network = build(spec, classes=others.pop(), channels=channels)
-    load_weights(network, given, source=source)
-    return network

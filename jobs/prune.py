@@ -30,7 +30,6 @@ from shifter.errors import CheckpointError, RecipeError, StoreError
 from shifter.values import CompressionRatio, Tensors
 
 if TYPE_CHECKING:
-    from shifter.models.prune import PruneResult
     from shifter.onnx_prune import PrunedGraph
     from shifter.prune_report import PruneReport
 
@@ -145,28 +144,20 @@ def _reduce_graph(request: Request) -> tuple[PrunedGraph, PruneReport, dict[str,
 
 
 def _reduce_module(request: Request) -> tuple[PrunedGraph, PruneReport, dict[str, bytes]]:
-    import safetensors.torch
-    import torch
-
-    from jobs.checkpoints import build_network, read_arrays, read_spec
-    from shifter.models.apply import TORCH_PLAN, TORCH_WEIGHTS
-    from shifter.models.prune import prune
+    from jobs.checkpoints import read_arrays, read_spec
+    from shifter.models.existing import prune_existing
 
     assert request.model is not None
     assert request.image is not None
-    spec = read_spec(request.model)
-    network = build_network(
-        spec,
+    result, files = prune_existing(
+        read_spec(request.model),
         read_arrays(request.checkpoint),
-        channels=request.image[0],
+        _images((None, *request.image), None),
         classes=request.classes,
+        round_to=request.round_to,
+        ratio=request.ratio,
         source=str(request.checkpoint),
     )
-    images = torch.from_numpy(_images((None, *request.image), None))
-    result: PruneResult = prune(network, images, round_to=request.round_to, ratio=request.ratio)
-    # A tensor of two names is two tensors in a file.
-    state = {name: tensor.clone().contiguous() for name, tensor in result.model.state_dict().items()}
-    files = {TORCH_WEIGHTS: safetensors.torch.save(state), TORCH_PLAN: _json(result.plan.to_json())}
     return result.graph, result.report, files
 
 
