@@ -66,15 +66,18 @@ def write_report(
     kept: Sequence[str],
     discarded: Sequence[Discarded],
 ) -> None:
+    from shifter.pruning.select import search_efficiency
     from shifter.report.html import render
 
+    profiles = {v.name: v.profile for v in variants}
     html = render(
         run.name,
         recipe.resolved(),
         run.record["provenance"],
-        [(v.name, v.profile) for v in variants],
+        list(profiles.items()),
         kept,
         discarded,
+        search_efficiency(profiles, run.finished_rounds()),
     )
     run.store.replace(run.report_key, html.encode())
 
