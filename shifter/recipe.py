@@ -191,10 +191,25 @@ class Pruning(Part):
         return (1.0, *(float(f"{ratio:.6g}") for ratio in falling))
 
 
-class Reduction(Part):
-    """Exact reduction. ``round_to``: widths are rounded up to a multiple of this; 1 leaves them odd."""
+def _require_multiple(value: Any) -> Any:
+    if value != "auto" and not (type(value) is int and 1 <= value <= 64):
+        raise ValueError(f"{value!r} is no multiple to round to: give auto, or a whole number from 1 to 64")
+    return value
 
-    round_to: Annotated[Int, Field(ge=1, le=64)] = 8
+
+RoundTo = Annotated[int | Literal["auto"], BeforeValidator(_require_multiple)]
+
+
+class Reduction(Part):
+    """Exact reduction.
+
+    Args:
+        round_to: widths are rounded up to a multiple of this; 1 leaves them odd. ``auto`` takes, for
+            each variant, 8 or 16, whichever is measured to be faster where the reduction is driven;
+            and leaves the network whole where both are slower than that.
+    """
+
+    round_to: RoundTo = 8
 
 
 class ProfileSpec(Part):

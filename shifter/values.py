@@ -189,6 +189,10 @@ class Latency:
         if self.samples < 1 or not 0 < self.p50_ms <= self.p99_ms:
             raise ValueError(f"not a latency: {self}")
 
+    def is_slower_than(self, other: Latency) -> bool:
+        """Whether the medians' intervals lie apart; where they overlap, neither is slower."""
+        return self.p50_low_ms > other.p50_high_ms
+
 
 @dataclass(frozen=True)
 class Exactness:

@@ -124,7 +124,7 @@ def _beats(rival: Profile, profile: Profile) -> bool:
 
 
 def _slower(one: Profile, other: Profile) -> bool:
-    return one.latency.p50_low_ms > other.latency.p50_high_ms
+    return one.latency.is_slower_than(other.latency)
 
 
 def _twins(one: Profile, other: Profile, accuracy_tolerance: float, size_tolerance: float) -> bool:

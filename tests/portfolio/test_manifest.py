@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from shifter.portfolio.manifest import Manifest
 from shifter.portfolio.package import Portfolio, pack
-from shifter.values import LayerCost, Latency
+from shifter.values import Latency, LayerCost
 
 NEW = ("alternating_latency", "cores", "all_cores_latency", "layers")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shifter.values import Exactness, LayerCost, Latency, Profile
+from shifter.values import Exactness, Latency, LayerCost, Profile
 
 
 @pytest.fixture(scope="session")
