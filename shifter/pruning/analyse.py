@@ -1,21 +1,36 @@
 """Module 2, the sparsity analyser: what is known of every channel before any image is seen.
 
-Forward through the network, each channel of each activation is either a *constant*, the same
-number at every position of every image (zero is the constant 0), or *unknown*. A channel whose
-filter is all zero is not zero but act(bias).
+Forward through the network, each channel of each activation is a *constant*, the same number at
+every position of every image (zero is the constant 0); a constant times a *border profile*, which an
+average that counts its padding makes of it, the same for all channels of the activation; or
+*unknown*. A channel whose filter is all zero is not zero but act(bias).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shifter.errors import CheckpointError
-from shifter.pruning.fuse import Float64s, fuse_layer
-from shifter.pruning.graph import Layer, Network, Node
+from shifter.pruning.functions import COMBINE
+from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
+from shifter.pruning.network import (
+    Arrange,
+    Each,
+    Float64s,
+    Ints,
+    Join,
+    Layer,
+    LayerNode,
+    Network,
+    Stop,
+    Value,
+)
 from shifter.values import Tensors
 
 Bools = NDArray[np.bool_]
@@ -23,35 +38,111 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Channels:
-    """What is known of the channels (axis 1) of one activation.
+    """What is known of the channels of one activation.
 
     Args:
-        constant: shape (channels,); True where the channel is a constant.
+        constant: shape (channels,); True where the channel is a constant, be it times a profile.
         value: shape (channels,); the constant, and 0 where there is none.
+        profile: shape (channels,); 0 where the constant is the same everywhere, else the number of
+            its border profile. A zero has none.
     """
 
     constant: Bools
     value: Float64s
+    profile: Ints
 
     @classmethod
     def unknown(cls, width: int) -> Channels:
-        return cls(np.zeros(width, np.bool_), np.zeros(width))
+        return cls(np.zeros(width, np.bool_), np.zeros(width), np.zeros(width, np.int64))
+
+    @classmethod
+    def known(cls, constant: Bools, value: Float64s, profile: Ints | None = None) -> Channels:
+        """With what is no constant, or no finite one, cleared."""
+        constant = constant & np.isfinite(value)
+        value = np.where(constant, value, 0.0)
+        bent = np.zeros(value.size, np.int64) if profile is None else np.where(value != 0, profile, 0)
+        return cls(constant, value, bent)
+
+    @property
+    def flat(self) -> Bools:
+        """The same at every position."""
+        return np.asarray(self.constant & (self.profile == 0))
+
+    @property
+    def counted(self) -> Bools:
+        """Constants that contribute something."""
+        return np.asarray(self.constant & (self.value != 0))
 
 
-@dataclass(frozen=True)
 class LayerFacts:
-    """What the zeros of one layer say.
+    """What the zeros of one layer say. Its weights count in groups: (groups, out, in, positions).
 
-    Args:
-        reads: shape (out, in); True where the output channel has a non-zero weight for the input
-            channel.
-        summed: shape (out, in); the weights summed over the kernel.
-        bias: shape (out,), after fusion.
+    Raises:
+        CheckpointError: if the layer's tensors are missing, misshapen or not finite.
     """
 
-    reads: Bools
-    summed: Float64s
-    bias: Float64s
+    def __init__(self, layer: Layer, tensors: Tensors) -> None:
+        weight = read_weight(layer, tensors)
+        out, into = weight.shape[:2]
+        if out % layer.groups:
+            raise CheckpointError(
+                f"{layer.weight!r} has {out} filters, which {layer.groups} groups do not divide"
+            )
+        self.factor, self.bias = fuse_norm(layer, tensors, out)
+        self.weight = weight
+        self.groups = layer.groups
+        self.shape = (layer.groups, out // layer.groups, into, int(np.prod(weight.shape[2:], dtype=np.int64)))
+        self.out, self.into = out, into * layer.groups
+        self.nonzero = np.ascontiguousarray(nonzero_weights(weight)).reshape(self.shape)
+        if self.factor is not None and not self.factor.all():
+            scaled = (self.factor != 0).reshape(*self.shape[:2], 1, 1)
+            self.nonzero = np.asarray(self.nonzero & scaled)
+
+    def reads_any(self, inputs: Bools) -> Bools:
+        """Output channels, shape (out,), that have a non-zero weight for any of ``inputs`` (in,)."""
+        found = self.nonzero
+        if not inputs.all():
+            found = found & inputs.reshape(self.groups, 1, -1, 1)
+        return np.asarray(found.reshape(self.out, -1).any(axis=1))
+
+    def read_by(self, outputs: Bools) -> Bools:
+        """Input channels, shape (in,), that any of ``outputs`` (out,) has a non-zero weight for."""
+        groups, each, into, positions = self.shape
+        if groups == 1:
+            rows = self.nonzero.reshape(each, -1)
+            found = _any_row(rows if outputs.all() else rows[outputs])
+            return np.asarray(found.reshape(into, positions).any(axis=1))
+        live = self.nonzero & outputs.reshape(groups, each, 1, 1)
+        return np.asarray(live.any(axis=(1, 3))).reshape(-1)
+
+    def contribution(self, inputs: Ints, values: Float64s) -> Float64s:
+        """What constant ``inputs`` add to every output channel where no border interferes: (out,)."""
+        total = np.zeros(self.out)
+        for group, member, chosen in by_group(inputs, self.groups, self.into):
+            rows = slice(group * self.shape[1], (group + 1) * self.shape[1])
+            part = self.weight[rows][:, member].astype(np.float64)
+            total[rows] = part.sum(axis=tuple(range(2, part.ndim))) @ values[chosen]
+        return total if self.factor is None else total * self.factor
+
+
+def nonzero_weights(weight: NDArray[np.generic]) -> Bools:
+    """Which weights are not zero, element by element: a sum may cancel."""
+    return np.asarray(weight != 0)
+
+
+def by_group(inputs: Ints, groups: int, into: int) -> list[tuple[int, Ints, Ints]]:
+    """Input channels sorted into groups: (group, their number within it, their place in ``inputs``)."""
+    size = into // groups
+    group, member = np.divmod(inputs, size)
+    return [(int(g), member[group == g], np.flatnonzero(group == g)) for g in np.unique(group)]
+
+
+def _any_row(rows: Bools) -> Bools:
+    """Which columns hold any True, eight at a time where they can be."""
+    if rows.shape[0] and rows.shape[1] % 8 == 0:
+        wide = np.bitwise_or.reduce(np.ascontiguousarray(rows).view(np.uint64), axis=0)
+        return np.asarray(wide.view(np.bool_))
+    return np.asarray(rows.any(axis=0))
 
 
 @dataclass(frozen=True)
@@ -62,116 +153,130 @@ class Analysis:
     channels: Mapping[str, Channels]
 
 
-def analyse(network: Network, tensors: Tensors) -> Analysis:
+def analyse(network: Network, tensors: Tensors, threads: int | None = None) -> Analysis:
     """Finds every channel that is known to be constant.
+
+    Args:
+        threads: that look at weights side by side; as many as there are cores unless said.
 
     Raises:
         CheckpointError: if a layer's tensors are missing, misshapen or not finite.
     """
-    layers: dict[str, LayerFacts] = {}
-    channels: dict[str, Channels] = {}
+    nodes = [node for node in network.nodes if isinstance(node, LayerNode)]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        found = list(pool.map(lambda node: LayerFacts(node.layer, tensors), nodes))
+    layers = {node.layer.name: facts for node, facts in zip(nodes, found, strict=True)}
+    forward = _Forward(network, layers, tensors)
     for name in network.inputs:
-        channels[name] = Channels.unknown(_width(network, name))
+        forward.channels[name] = Channels.unknown(network.values[name].width)
     for node in network.nodes:
-        if node.layer is not None:
-            facts = layer_facts(node.layer, tensors)
-            source = channels[node.inputs[0]]
-            if not source.constant.size:  # behind an operator whose output's shape is not known
-                source = channels[node.inputs[0]] = Channels.unknown(facts.reads.shape[1])
-            if facts.reads.shape[1] != source.constant.size:
-                raise CheckpointError(
-                    f"{node.layer.weight!r} reads {facts.reads.shape[1]} channels, "
-                    f"but the architecture gives it {source.constant.size}"
-                )
-            layers[node.layer.name] = facts
-            channels[node.output] = _through_layer(node.layer, facts, source)
-        elif node.trouble is not None:
-            channels[node.output] = Channels.unknown(_width(network, node.output))
-        else:
-            channels[node.output] = _through(node, [channels[name] for name in node.inputs], network)
-    return Analysis(layers, channels)
+        forward.through(node)
+    return Analysis(layers, forward.channels)
 
 
-def layer_facts(layer: Layer, tensors: Tensors) -> LayerFacts:
-    """Facts of one layer, from its own tensors alone."""
-    weight, bias = fuse_layer(layer, tensors)
-    kernel = tuple(range(2, weight.ndim))
-    return LayerFacts(nonzero_kernels(weight), weight.sum(axis=kernel), bias)
+class _Forward:
+    def __init__(self, network: Network, layers: Mapping[str, LayerFacts], tensors: Tensors) -> None:
+        self.values: Mapping[str, Value] = network.values
+        self.layers = layers
+        self.tensors = tensors
+        self.channels: dict[str, Channels] = {}
+        self._profiles: dict[tuple[str, int], int] = {}
+
+    def through(self, node: object) -> None:
+        """Writes what is known of a node's outputs."""
+        match node:
+            case LayerNode():
+                self.channels[node.output] = self._layer(node)
+            case Each():
+                self.channels[node.output] = self._each(node)
+            case Join():
+                left, right = (self.channels[name] for name in node.inputs)
+                self.channels[node.output] = _join(node.op, left, right)
+            case Arrange():
+                for name, (which, channel) in zip(node.outputs, node.sources, strict=True):
+                    self.channels[name] = self._arrange(node, which, channel)
+            case Stop():
+                for name in node.outputs:
+                    self.channels[name] = Channels.unknown(self.values[name].width)
+
+    def _layer(self, node: LayerNode) -> Channels:
+        """An output channel is constant if it reads constants only, and no border makes them vary."""
+        facts, layer = self.layers[node.layer.name], node.layer
+        width = self.values[node.output].width
+        if facts.out != width:
+            raise CheckpointError(
+                f"{layer.weight!r} writes {facts.out} channels, but the architecture has {width}"
+            )
+        if not node.follows:
+            return Channels.known(~facts.reads_any(np.ones(facts.into, np.bool_)), facts.bias)
+        source = self.channels[node.inputs[0]]
+        if facts.into != source.constant.size:
+            raise CheckpointError(
+                f"{layer.weight!r} reads {facts.into} channels, "
+                f"but the architecture gives it {source.constant.size}"
+            )
+        varying = ~source.constant | ~source.flat
+        if layer.padded:
+            varying = varying | (source.value != 0)
+        value = facts.bias
+        counted = np.flatnonzero(source.counted & ~varying)
+        if counted.size:
+            value = value + facts.contribution(counted, source.value[counted])
+        return Channels.known(~facts.reads_any(varying), value)
+
+    def _each(self, node: Each) -> Channels:
+        source = self.channels[node.inputs[0]]
+        given = [self._parameter(p.name, source.constant.size) for p in node.parameters]
+        with np.errstate(all="ignore"):  # of channels that are no constants
+            value = node.function(source.value, given)
+        nonzero = source.value != 0
+        profile = source.profile
+        if node.border == "scales":
+            profile = self._bent(node.name, profile, nonzero)
+        elif node.linear and profile.any():
+            profile = self._bent(node.name, profile, profile != 0)
+        constant = source.constant if node.linear else source.flat
+        return Channels.known(constant, value, profile if node.linear else None)
+
+    def _parameter(self, name: str, width: int) -> Float64s:
+        array = read_tensor(name, self.tensors)
+        if array.size != width:
+            raise CheckpointError(
+                f"{name!r} has shape {array.shape}, but its activation has {width} channels"
+            )
+        return array.astype(np.float64).reshape(-1)
+
+    def _bent(self, name: str, before: Ints, where: Bools) -> Ints:
+        """The profiles after an operator: those of the same profile before have the same one again."""
+        after = before.copy()
+        for old in np.unique(before[where]).tolist():
+            number = self._profiles.setdefault((name, old), len(self._profiles) + 1)
+            after[where & (before == old)] = number
+        return after
+
+    def _arrange(self, node: Arrange, which: Ints, channel: Ints) -> Channels:
+        sources = [self.channels[name] for name in node.inputs]
+        starts = np.cumsum([0, *(s.constant.size for s in sources)])
+        # One more, behind them all: what padding adds is the constant zero.
+        constant = np.concatenate([*(s.constant for s in sources), [True]])
+        value = np.concatenate([*(s.value for s in sources), [0.0]])
+        profile = np.concatenate([*(s.profile for s in sources), [0]])
+        place = np.where(which < 0, starts[-1], starts[which] + channel)
+        found = Channels(constant[place], value[place], profile[place])
+        return Channels.known(found.flat, found.value) if node.flattens else found
 
 
-def nonzero_kernels(weight: Float64s) -> Bools:
-    """Which kernels hold any non-zero weight, element by element: a sum may cancel."""
-    found: Bools = (weight != 0).any(axis=tuple(range(2, weight.ndim)))
-    return found
-
-
-def _through_layer(layer: Layer, facts: LayerFacts, source: Channels) -> Channels:
-    """An output channel is constant if it reads constants only, and no border makes them vary."""
-    varying = ~source.constant
-    if layer.padded:
-        varying = varying | (source.value != 0)
-    constant: Bools = ~np.asarray((facts.reads & varying).any(axis=1))
-    value = facts.bias + (facts.summed * (facts.reads & (source.value != 0))) @ source.value
-    return Channels(constant, np.where(constant, value, 0.0))
-
-
-def _through(node: Node, sources: list[Channels], network: Network) -> Channels:
-    source = sources[0]
-    if node.op in _FUNCTIONS:
-        value = _FUNCTIONS[node.op](source.value, node)
-        return Channels(source.constant, np.where(source.constant, value, 0.0))
-    if node.op == "Add":
-        constant = source.constant & sources[1].constant
-        return Channels(constant, np.where(constant, source.value + sources[1].value, 0.0))
-    if node.op == "AveragePool" and _counts_padding(node):
-        # A padded average may count its padding: a constant is then smaller at the border.
-        constant = source.constant & (source.value == 0)
-        return Channels(constant, np.zeros_like(source.value))
-    if node.op == "Flatten":
-        per_channel = _width(network, node.output) // source.constant.size
-        return Channels(np.repeat(source.constant, per_channel), np.repeat(source.value, per_channel))
-    assert node.op in ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"), node.op
-    return source
-
-
-def _counts_padding(node: Node) -> bool:
-    get = node.attributes.get
-    automatic = get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    return automatic or any(get("pads", ())) or bool(get("ceil_mode", 0))
-
-
-def _width(network: Network, name: str) -> int:
-    """Channels of an activation; 0 where the graph does not say (nothing is followed there)."""
-    shape = network.shapes.get(name, ())
-    return (shape[1] or 0) if len(shape) > 1 else 0
-
-
-def _float32(default: float) -> float:
-    """ONNX attributes, their defaults included, are float32."""
-    return float(np.float32(default))
-
-
-def _clip(value: Float64s, node: Node) -> Float64s:
-    low, high = (node.attributes.get(bound) for bound in ("low", "high"))
-    clipped: Float64s = np.clip(value, -np.inf if low is None else low, np.inf if high is None else high)
-    return clipped
-
-
-def _hard_sigmoid(value: Float64s, node: Node) -> Float64s:
-    alpha, beta = node.attributes.get("alpha", _float32(0.2)), node.attributes.get("beta", 0.5)
-    clipped: Float64s = np.clip(alpha * value + beta, 0.0, 1.0)
-    return clipped
-
-
-_FUNCTIONS: dict[str, Callable[[Float64s, Node], Float64s]] = {
-    "Relu": lambda value, node: np.maximum(value, 0.0),
-    "LeakyRelu": lambda value, node: np.where(
-        value < 0, node.attributes.get("alpha", _float32(0.01)) * value, value
-    ),
-    "Sigmoid": lambda value, node: 1.0 / (1.0 + np.exp(-value)),
-    "Tanh": lambda value, node: np.tanh(value),
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": lambda value, node: value * np.clip(_float32(1 / 6) * value + 0.5, 0.0, 1.0),
-    "Clip": _clip,
-    "Identity": lambda value, node: value,
-}
+def _join(op: str, left: Channels, right: Channels) -> Channels:
+    with np.errstate(all="ignore"):
+        value = COMBINE[op](left.value, right.value)
+    zeros = (left.constant & (left.value == 0)), (right.constant & (right.value == 0))
+    if op == "Mul":
+        one_is_flat = left.flat | right.flat
+        constant = (left.constant & right.constant & one_is_flat) | zeros[0] | zeros[1]
+        return Channels.known(constant, value, np.maximum(left.profile, right.profile))
+    alike = (left.profile == right.profile) | zeros[0] | zeros[1]
+    if op in ("Add", "Sub"):
+        return Channels.known(
+            left.constant & right.constant & alike, value, np.maximum(left.profile, right.profile)
+        )
+    return Channels.known(left.flat & right.flat, value)

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from shifter.errors import InexactError
-from shifter.pruning.fuse import Float64s
-from shifter.pruning.graph import is_weight
+from shifter.pruning._float64 import OPERATORS, Float64s, widen, widened
 from shifter.values import Exactness, Tensors
 
 Float32Run = Callable[[bytes, Tensors, NDArray[np.float32]], NDArray[np.float32]]
@@ -29,32 +28,34 @@ _COLLAPSED = 1e-12
 
 
 def evaluate_float64(graph: bytes, tensors: Tensors, images: NDArray[Any]) -> Float64s:
-    """The network's answers in float64, by the ONNX reference evaluator.
+    """The network's answers in float64, by the ONNX reference evaluator and operators of our own.
 
     Args:
         graph: weightless ONNX model; ``tensors`` fill its external initializers.
-        images: shape (batch, channels, height, width).
+        images: shape (batch, channels, height, width), of any size that the graph can take.
     """
-    model = ir.from_proto(onnx.ModelProto.FromString(graph))
-    for name, value in model.graph.initializers.items():
-        content = tensors[name] if is_weight(value) else _content(value)
-        if content.dtype.kind == "f":
-            content = content.astype(np.float64)
-        value.const_value = ir.tensor(content, name=name)
-        value.type, value.shape = ir.TensorType(value.const_value.dtype), value.const_value.shape
-    for node in model.graph:
-        for attribute in node.attributes.values():
-            if node.op_type == "Constant" and attribute.type == ir.AttributeType.TENSOR:
-                content = attribute.as_tensor().numpy()
-                if content.dtype.kind == "f":
-                    node.attributes.add(ir.AttrTensor(attribute.name, ir.tensor(content.astype(np.float64))))
-        for output in node.outputs:
-            output.type, output.shape = None, None
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        value.type = ir.TensorType(ir.DataType.DOUBLE)
-    evaluator = ReferenceEvaluator(ir.to_proto(model))
-    (answers, *_) = evaluator.run(None, {evaluator.input_names[0]: images.astype(np.float64)})
-    return np.asarray(answers, dtype=np.float64)
+    model = onnx.ModelProto.FromString(graph)
+    values: dict[str, Any] = {"": None}
+    for tensor in model.graph.initializer:
+        is_external = tensor.data_location == TensorProto.EXTERNAL
+        values[tensor.name] = widened(
+            np.asarray(tensors[tensor.name]) if is_external else numpy_helper.to_array(tensor)
+        )
+    (source,) = (i.name for i in model.graph.input if i.name not in values)
+    values[source] = images.astype(np.float64)
+    widen(model.graph)
+    nodes = ReferenceEvaluator(model, new_ops=OPERATORS).rt_nodes_
+    answer = model.graph.output[0].name
+    last = {name: index for index, node in enumerate(nodes) for name in node.input}
+    if any(node.has_subgraph for node in nodes):  # which read by name what they please
+        last.clear()
+    for index, node in enumerate(nodes):
+        context = {"context": values} if node.need_context() else {}
+        values |= zip(node.output, node.run(*(values[name] for name in node.input), **context), strict=False)
+        for name in set(node.input) - {"", answer}:
+            if last.get(name) == index:
+                del values[name]
+    return np.asarray(values[answer], dtype=np.float64)
 
 
 def relative_error(candidate: NDArray[Any], reference: Float64s) -> float:
@@ -103,8 +104,3 @@ def check_exactness(
             "nothing was published; please report it with the run's recipe"
         )
     return found
-
-
-def _content(value: ir.Value) -> NDArray[Any]:
-    assert value.const_value is not None
-    return value.const_value.numpy()

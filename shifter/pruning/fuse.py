@@ -1,4 +1,8 @@
-"""Module 1, the model pre-processor: batch normalisation folded into the convolution before it."""
+"""Module 1, the model pre-processor: batch normalisation folded into the layer before it.
+
+A layer's fused weight is its weight times one factor per output channel: it is never made as a
+whole, since most of it may go. A weight that was zero stays exactly zero.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +12,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shifter.errors import CheckpointError
-from shifter.pruning.graph import Layer
+from shifter.pruning.network import Float64s, Layer
 from shifter.values import Tensors
 
-Float64s = NDArray[np.float64]
+
+def read_weight(layer: Layer, tensors: Tensors) -> NDArray[Any]:
+    """The layer's weight as stored, but always with (out, in / groups, …): a view.
+
+    Raises:
+        CheckpointError: if it is missing, misshapen or not finite.
+    """
+    weight = read_tensor(layer.weight, tensors)
+    if weight.ndim != layer.rank:
+        raise CheckpointError(f"{layer.weight!r} has shape {weight.shape}, which is no {layer.op} weight")
+    return weight.T if layer.transposed else weight
 
 
-def fuse_layer(layer: Layer, tensors: Tensors) -> tuple[Float64s, Float64s]:
-    """The layer's weight and bias in float64, with its batch normalisation (if any) folded in.
-
-    A weight that was zero stays exactly zero: it is only ever multiplied.
+def fuse_norm(layer: Layer, tensors: Tensors, width: int) -> tuple[Float64s | None, Float64s]:
+    """What the batch normalisation (if any) makes of the layer, in float64.
 
     Args:
-        tensors: must hold ``layer.tensors``.
+        width: output channels of the layer.
 
     Returns:
-        Weight of shape (out, in, …) and bias of shape (out,).
+        The factor of each output channel's weights, shape (out,), or None for 1; and the bias, shape
+        (out,).
 
     Raises:
         CheckpointError: if a tensor is missing, misshapen or not finite.
     """
-    weight = _read(layer.weight, tensors)
-    if weight.ndim != (4 if layer.op == "Conv" else 2):
-        raise CheckpointError(f"{layer.weight!r} has shape {weight.shape}, which is no {layer.op} weight")
-    width = weight.shape[0]
     bias = np.zeros(width) if layer.bias is None else _read(layer.bias, tensors, width)
     if layer.norm is None:
-        return weight, bias
+        return None, bias
     norm = layer.norm
     scale, shift, mean, var = (
         _read(name, tensors, width) for name in (norm.scale, norm.bias, norm.mean, norm.var)
@@ -42,15 +51,27 @@ def fuse_layer(layer: Layer, tensors: Tensors) -> tuple[Float64s, Float64s]:
     if (var + norm.epsilon <= 0).any():
         raise CheckpointError(f"{norm.var!r} holds a negative variance: {var.min()}")
     factor = scale / np.sqrt(var + norm.epsilon)
-    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), (bias - mean) * factor + shift
+    return factor, (bias - mean) * factor + shift
 
 
-def _read(name: str, tensors: Tensors, width: int | None = None) -> NDArray[Any]:
+def read_tensor(name: str, tensors: Tensors) -> NDArray[Any]:
+    """One tensor as stored.
+
+    Raises:
+        CheckpointError: if it is missing or not finite.
+    """
     if name not in tensors:
         raise CheckpointError(f"the checkpoint has no tensor {name!r}, which the architecture needs")
-    array = np.asarray(tensors[name], dtype=np.float64)
-    if width is not None and array.shape != (width,):
-        raise CheckpointError(f"{name!r} has shape {array.shape}, not ({width},) as its layer's weight asks")
+    array = np.asarray(tensors[name])
+    if array.dtype.kind != "f":
+        array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise CheckpointError(f"{name!r} holds NaN or infinite values: it cannot be reduced exactly")
     return array
+
+
+def _read(name: str, tensors: Tensors, width: int) -> Float64s:
+    array = read_tensor(name, tensors)
+    if array.shape != (width,):
+        raise CheckpointError(f"{name!r} has shape {array.shape}, not ({width},) as its layer's weight asks")
+    return array.astype(np.float64)

@@ -1,8 +1,8 @@
 """Which channels share an index space and must stay or go together.
 
 Every channel of every activation is given a *unit*. Two channels with one unit are one decision:
-a residual add joins the units of its two branches, a flatten repeats a channel's unit for each of
-its positions, an activation or a pooling hands its input's units on.
+a residual add joins the units of its two branches, a depthwise convolution hands its input's units
+on, a flatten repeats a channel's unit for each of its positions, a concatenation lists them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shifter.pruning.graph import Network
-
-Units = NDArray[np.int64]
+from shifter.pruning.analyse import LayerFacts
+from shifter.pruning.network import Arrange, Each, Ints, Join, LayerNode, Network, Stop
 
 
 @dataclass(frozen=True)
@@ -23,56 +21,76 @@ class Spaces:
     """Units of every activation's channels.
 
     Args:
-        units: by activation, shape (channels,); numbers from 0 to ``count`` - 1.
-        space: shape (count,); units that live on common axes have one number, and are rounded up
-            together.
+        units: by activation, shape (channels,); numbers from 0 to ``count`` - 1. Empty where
+            channels are not followed.
+        space: shape (count,); units that layers write side by side have one number, and are rounded
+            up together.
         pinned: unit -> why it must stay.
     """
 
-    units: Mapping[str, Units]
-    space: NDArray[np.int64]
+    units: Mapping[str, Ints]
+    space: Ints
     pinned: Mapping[int, str]
     count: int
 
 
-def find_spaces(network: Network, widths: Mapping[str, int]) -> Spaces:
+def is_depthwise(facts: LayerFacts) -> bool:
+    """True if each input channel is a group of its own."""
+    return facts.groups > 1 and facts.groups == facts.into
+
+
+def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
     """Follows channels from tensor to tensor.
 
     At an operator that is not understood the region stops: what goes in and what comes out is
     pinned, with the reason.
-
-    Args:
-        widths: channels of every activation.
     """
-    raw: dict[str, Units] = {}
-    joins: list[tuple[Units, Units]] = []
-    pins: list[tuple[Units, str]] = []
+    raw: dict[str, Ints] = {}
+    joins: list[tuple[Ints, Ints]] = []
+    pins: list[tuple[Ints, str]] = []
+    written: list[Ints] = []
     count = 0
 
-    def new(name: str) -> Units:
+    def new(width: int) -> Ints:
         nonlocal count
-        made = np.arange(count, count + widths[name])
-        count += widths[name]
-        return made
+        count += width
+        return np.arange(count - width, count)
 
     for name in network.inputs:
-        raw[name] = new(name)
+        raw[name] = new(network.values[name].width)
         pins.append((raw[name], "the network's input"))
     for node in network.nodes:
-        if node.trouble is not None:
-            raw[node.output] = new(node.output)
-            pins += [(raw[name], node.trouble) for name in (*node.inputs, node.output)]
-        elif node.layer is not None:
-            raw[node.output] = new(node.output)
-        elif node.op == "Add":
-            left, right = (raw[name] for name in node.inputs)
-            joins.append((left, right))
-            raw[node.output] = left
-        elif node.op == "Flatten":
-            source = raw[node.inputs[0]]
-            raw[node.output] = np.repeat(source, widths[node.output] // source.size)
-        else:
-            raw[node.output] = raw[node.inputs[0]]
+        match node:
+            case LayerNode():
+                facts = layers[node.layer.name]
+                source = raw[node.inputs[0]]
+                if not node.follows:
+                    pins.append((source, f"{node.layer.name} reads it along another axis"))
+                if node.follows and is_depthwise(facts):
+                    raw[node.output] = np.repeat(source, facts.out // facts.into)
+                else:
+                    raw[node.output] = new(facts.out)
+                    written.append(raw[node.output])
+            case Each():
+                raw[node.output] = raw[node.inputs[0]]
+            case Join():
+                left, right = (raw[name] for name in node.inputs)
+                joins.append((left, right))
+                raw[node.output] = left
+            case Arrange():
+                for name, (which, channel) in zip(node.outputs, node.sources, strict=True):
+                    sources = [raw[source] for source in node.inputs]
+                    starts = np.cumsum([0, *(s.size for s in sources)])
+                    added = new(int((which < 0).sum()))
+                    whole = np.concatenate([*sources, added])
+                    place = np.where(which < 0, 0, starts[which] + channel)
+                    place[which < 0] = starts[-1] + np.arange(added.size)
+                    raw[name] = whole[place]
+            case Stop():
+                why = node.reason or f"{node.op} stands behind an operator that is not followed"
+                for name in node.outputs:
+                    raw[name] = new(network.values[name].width)
+                pins += [(raw[name], why) for name in (*node.inputs, *node.outputs)]
     pins += [(raw[name], "the network's output") for name in network.outputs]
 
     root = _join(count, joins)
@@ -80,12 +98,12 @@ def find_spaces(network: Network, widths: Mapping[str, int]) -> Spaces:
     for units, why in pins:
         for unit in np.unique(root[units]).tolist():
             pinned.setdefault(unit, why)
-    neighbours = [(axis[:-1], axis[1:]) for axis in (root[u] for u in raw.values())]
+    neighbours = [(axis[:-1], axis[1:]) for axis in (root[u] for u in written)]
     space = _join(count, [*neighbours, (np.arange(count), root)])
     return Spaces({name: root[units] for name, units in raw.items()}, space, pinned, count)
 
 
-def _join(count: int, pairs: list[tuple[Units, Units]]) -> Units:
+def _join(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
     """The smallest member of each element's set, when the two of every pair are one set."""
     root = np.arange(count)
     if not pairs:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from shifter.pruning.rebuild import weightless
+from shifter.pruning.graph import weightless
 
 Array = NDArray[np.float64]
 

@@ -1,0 +1,206 @@
+"""A network as phase 2 sees it: operators that do one of five things to channels.
+
+Every activation has at most one *channel axis* that is followed. What an operator does to the
+channels is all that the analyser and the planner need to know of it:
+
+- :class:`LayerNode` mixes them: a convolution or linear layer, which owns weights;
+- :class:`Each` does the same to every position of one channel: an activation, a pooling, a norm of
+  its own, a scale per channel;
+- :class:`Join` combines channels of the same number: a residual add, a gate;
+- :class:`Arrange` moves them: concatenation, split, slice, shuffle, flatten, padding with channels;
+- :class:`Stop` is not understood: what goes in and what comes out stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64s = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Legality = Literal["onnx", "torch"]
+"""Which rewritings are allowed: those of a graph, or those that a torch module's own code survives."""
+
+PerChannel = Callable[[Float64s, Sequence[Float64s]], Float64s]
+"""What becomes of constants: (their values, the parameters' values there) to the new values."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch normalisation that follows a convolution: names of its tensors, and its epsilon."""
+
+    scale: str
+    bias: str
+    mean: str
+    var: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer, with the batch normalisation that follows it.
+
+    Args:
+        name: the weight's name without ``.weight``.
+        op: ``Conv`` (weight: out, in / groups, height, width), ``Gemm`` or ``MatMul`` (weight: out,
+            in; a MatMul may be followed by the Add of its bias).
+        padded: True if the border of its input is padded, so that a constant input channel gives
+            no constant output channel.
+        transposed: True if the weight is stored as (in, out).
+        rank: axes of the weight.
+    """
+
+    name: str
+    op: str
+    weight: str
+    bias: str | None
+    norm: Norm | None
+    padded: bool
+    groups: int = 1
+    transposed: bool = False
+    rank: int = 4
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of every checkpoint tensor that the layer reads."""
+        names = [self.weight]
+        if self.bias is not None:
+            names.append(self.bias)
+        if self.norm is not None:
+            names += [self.norm.scale, self.norm.bias, self.norm.mean, self.norm.var]
+        return tuple(names)
+
+    @property
+    def reduced_weight(self) -> str:
+        """Name of the weight after fusion and reduction."""
+        return self.weight
+
+    @property
+    def reduced_bias(self) -> str:
+        """Name of the bias after fusion and reduction; every reduced layer has one."""
+        return f"{self.name}.bias"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layer:
+        fields = dict(data)
+        if fields["norm"] is not None:
+            fields["norm"] = Norm(**fields["norm"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Value:
+    """An activation.
+
+    Args:
+        shape: None where a size is not fixed (the batch).
+        axis: where its channels are; None where they are not followed.
+    """
+
+    shape: tuple[int | None, ...]
+    axis: int | None
+
+    @property
+    def width(self) -> int:
+        """Channels; 0 where they are not followed."""
+        return 0 if self.axis is None else (self.shape[self.axis] or 0)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator: ``inputs`` are activations only, ``outputs`` those that are read."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def output(self) -> str:
+        """Its only output."""
+        (only,) = self.outputs
+        return only
+
+
+@dataclass(frozen=True)
+class LayerNode(Node):
+    """Reads channels of ``inputs[0]`` with weights, and writes new ones.
+
+    ``follows`` is False where the channels of its input are not followed: then all of it is read.
+    """
+
+    layer: Layer
+    follows: bool = True
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A checkpoint tensor with one number per channel, along ``axis`` of its own shape."""
+
+    name: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class Each(Node):
+    """The same to every channel by itself.
+
+    Args:
+        function: what it does to a constant channel.
+        parameters: tensors that are sliced as the channels are.
+        border: what it does to a constant channel near the border: ``keeps`` it, or ``scales`` it
+            (an average that counts its padding) by a profile that is the same for all channels.
+        linear: True if c times a channel gives c times the result.
+    """
+
+    function: PerChannel
+    parameters: tuple[Parameter, ...] = ()
+    border: Literal["keeps", "scales"] = "keeps"
+    linear: bool = False
+
+
+@dataclass(frozen=True)
+class Join(Node):
+    """``op`` of two activations, channel by channel; the sizes of other axes may be broadcast."""
+
+
+@dataclass(frozen=True)
+class Arrange(Node):
+    """Moves channels.
+
+    Args:
+        sources: per output, shape (2, channels): the input's number and the channel in it; the
+            input's number is -1 where the channel is a new one that holds zeros.
+        flattens: True if positions become channels, each channel being as many in a row.
+    """
+
+    sources: tuple[Ints, ...]
+    flattens: bool = False
+
+
+@dataclass(frozen=True)
+class Stop(Node):
+    """Channels cannot be followed through it: ``reason`` says why, and is empty behind another one."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """The operators of a network in an order in which they can run, batch norm already folded in."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    values: Mapping[str, Value]
+
+    @property
+    def layers(self) -> Iterator[Layer]:
+        return (node.layer for node in self.nodes if isinstance(node, LayerNode))

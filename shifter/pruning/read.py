@@ -1,0 +1,84 @@
+"""Reads an ONNX graph as a :class:`~shifter.pruning.network.Network`: one reader per operator.
+
+A reader says what its operator does to channels, or raises
+:class:`~shifter.pruning.reader.UnfollowedError` with the reason why that cannot be said; the region then
+stops there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from shifter.pruning.functions import COMBINE, FUNCTIONS
+from shifter.pruning.graph import name_of, shape_of
+from shifter.pruning.network import Legality, Network, Node, Value
+from shifter.pruning.read_arrange import (
+    concat,
+    flatten,
+    gather,
+    pad,
+    reshape,
+    slice,
+    split,
+    squeeze,
+    transpose,
+    unsqueeze,
+)
+from shifter.pruning.read_each import (
+    average_pool,
+    binary,
+    function,
+    global_pool,
+    identity,
+    max_pool,
+    prelu,
+    reduce_mean,
+)
+from shifter.pruning.read_layers import layer, norm
+from shifter.pruning.reader import Reader
+
+
+def read_network(model: ir.Model, legality: Legality = "onnx") -> Network:
+    """What every operator does to channels; batch norms join the convolution before them.
+
+    Args:
+        legality: ``torch`` follows only what a torch module's own code survives.
+    """
+    reader = Reader(_READERS, legality)
+    for value in model.graph.inputs:
+        shape = shape_of(value)
+        reader.values[name_of(value)] = Value(shape, 1 if len(shape) > 1 and shape[1] else None)
+    for node in model.graph:
+        reader.read(node)
+    return Network(
+        inputs=tuple(name_of(v) for v in model.graph.inputs),
+        outputs=tuple(name_of(v) for v in model.graph.outputs),
+        nodes=tuple(reader.nodes),
+        values=reader.values,
+    )
+
+
+_READERS: dict[str, Callable[[Reader, ir.Node], Node | None]] = {
+    **dict.fromkeys(FUNCTIONS, function),
+    **dict.fromkeys(COMBINE, binary),
+    **dict.fromkeys(("Conv", "Gemm", "MatMul"), layer),
+    **dict.fromkeys(("Identity", "Dropout"), identity),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), global_pool),
+    "AveragePool": average_pool,
+    "BatchNormalization": norm,
+    "Concat": concat,
+    "Flatten": flatten,
+    "Gather": gather,
+    "MaxPool": max_pool,
+    "PRelu": prelu,
+    "Pad": pad,
+    "ReduceMean": reduce_mean,
+    "Reshape": reshape,
+    "Slice": slice,
+    "Split": split,
+    "Squeeze": squeeze,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}

@@ -1,0 +1,185 @@
+"""The reduced network's graph: the architecture with new shapes, and without what is gone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from shifter.pruning.graph import inline, is_weight, literal, parse_model, replace_node, weightless
+from shifter.pruning.network import LayerNode
+from shifter.pruning.parts import ConstantPlan, LayerPlan, PrunePlan, Rewrite
+from shifter.pruning.read import read_network
+
+
+def rebuild_graph(architecture: bytes, plan: PrunePlan) -> bytes:
+    """The reduced network's graph: a weightless ONNX model with the new shapes.
+
+    Batch norms that were folded are gone; every planned layer has a bias.
+    """
+    serialised: bytes = ir.to_proto(_rebuilt(architecture, plan)).SerializeToString(deterministic=True)
+    return serialised
+
+
+def other_tensors(architecture: bytes, plan: PrunePlan) -> tuple[str, ...]:
+    """Checkpoint tensors that the reduced graph still reads as they are (layers that are not followed)."""
+    made = {name for part in plan.layers for name in (part.layer.reduced_weight, part.layer.reduced_bias)}
+    made |= {part.name for part in plan.slices} | {part.name for part in plan.constants}
+    weights = _rebuilt(architecture, plan).graph.initializers.items()
+    return tuple(name for name, value in weights if is_weight(value) and name not in made)
+
+
+def _rebuilt(architecture: bytes, plan: PrunePlan) -> ir.Model:
+    model = parse_model(architecture)
+    nodes: dict[str | None, ir.Node] = {node.outputs[0].name: node for node in model.graph}
+    parts = {part.layer.name: part for part in plan.layers}
+    found = [node for node in read_network(model).nodes if isinstance(node, LayerNode)]
+    for read in found:
+        if (part := parts.get(read.layer.name)) is not None:
+            _rewrite_layer(model, nodes[read.name], read, part)
+    for sliced in plan.slices:
+        value = model.graph.initializers[sliced.name]
+        shape = list(value.shape.numpy()) if value.shape is not None else []
+        shape[sliced.axis] = len(sliced.kept)
+        _replace_weight(model, value, tuple(int(size) for size in shape))
+    for constant in plan.constants:
+        _put_constant(model, nodes[constant.node], constant)
+    for rewrite in plan.rewrites:
+        _REWRITES[rewrite.op](model, nodes[rewrite.node], rewrite)
+    RemoveUnusedNodesPass()(model)
+    for node in model.graph:
+        for output in node.outputs:
+            if not output.is_graph_output():
+                output.shape = None
+    return model
+
+
+def _rewrite_layer(model: ir.Model, node: ir.Node, read: LayerNode, part: LayerPlan) -> None:
+    layer, out, into = part.layer, len(part.outputs), len(part.inputs) // part.groups
+    weight = model.graph.initializers[layer.weight]
+    assert weight.shape is not None
+    kernel = tuple(int(size) for size in weight.shape.numpy()[2:])
+    _replace_weight(model, weight, (into, out) if layer.transposed else (out, into, *kernel))
+    if layer.groups > 1:
+        node.attributes["group"] = ir.AttrInt64("group", part.groups)
+    model.graph.initializers.pop(layer.reduced_bias, None)
+    bias = weightless(layer.reduced_bias, (out,))
+    model.graph.initializers.add(bias)
+    if layer.op == "MatMul":
+        _add_bias(model, node, read, bias)
+        return
+    while len(node.inputs) <= 2:
+        node.resize_inputs(3)
+    node.replace_input_with(2, bias)
+    result = node.outputs[0]
+    if result.name != read.output:  # the batch normalisation, now folded: whoever read it reads the layer
+        (use,) = result.uses()
+        ir.convenience.replace_all_uses_with(use.node.outputs[0], result, replace_graph_outputs=True)
+        model.graph.remove(use.node, safe=True)
+
+
+def _add_bias(model: ir.Model, node: ir.Node, read: LayerNode, bias: ir.Value) -> None:
+    result = node.outputs[0]
+    if result.name != read.output:
+        (use,) = result.uses()
+        position = next(i for i, value in enumerate(use.node.inputs) if value is not result)
+        use.node.replace_input_with(position, bias)
+        return
+    uses = list(result.uses())
+    add = ir.node("Add", [result, bias], name=f"{node.name}.bias")
+    model.graph.insert_after(node, add)
+    add.outputs[0].name, add.outputs[0].type = f"{result.name}.biased", result.type
+    for use in uses:
+        use.node.replace_input_with(use.idx, add.outputs[0])
+    for position, output in enumerate(model.graph.outputs):
+        if output is result:
+            name, result.name = result.name, f"{result.name}.unbiased"
+            add.outputs[0].name, add.outputs[0].shape = name, result.shape
+            model.graph.outputs[position] = add.outputs[0]
+
+
+def _replace_weight(model: ir.Model, value: ir.Value, shape: tuple[int, ...]) -> None:
+    assert value.name is not None
+    dtype = value.dtype or ir.DataType.FLOAT
+    fresh = weightless(value.name, shape, dtype)
+    value.const_value, value.shape = fresh.const_value, fresh.shape
+
+
+def _put_constant(model: ir.Model, node: ir.Node, part: ConstantPlan) -> None:
+    values = np.asarray(part.values, np.float64)
+    neutral = {"Add": 0.0, "Mul": 1.0}.get(node.op_type)
+    rest = node.inputs[1 - part.position]
+    assert rest is not None
+    if neutral is not None and (values == neutral).all() and not node.outputs[0].is_graph_output():
+        ir.convenience.replace_all_uses_with(node.outputs[0], rest)
+        model.graph.remove(node, safe=True)
+        return
+    shape = (len(part.values), *[1] * part.trailing)
+    constant = weightless(part.name, shape, node.outputs[0].dtype or ir.DataType.FLOAT)
+    model.graph.initializers.add(constant)
+    node.replace_input_with(part.position, constant)
+
+
+def _rewrite_concat(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    left = [node.inputs[i] for i in rewrite.values]
+    if len(left) == 1 and left[0] is not None and not node.outputs[0].is_graph_output():
+        ir.convenience.replace_all_uses_with(node.outputs[0], left[0])
+        model.graph.remove(node, safe=True)
+        return
+    fresh = ir.node("Concat", left, {"axis": node.attributes["axis"].as_int()}, name=node.name)
+    replace_node(model, node, fresh)
+
+
+def _rewrite_split(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    sizes = inline(model, f"{rewrite.node}.sizes", rewrite.values)
+    node.attributes.pop("num_outputs", None)
+    node.attributes.pop("split", None)
+    node.resize_inputs(2)
+    node.replace_input_with(1, sizes)
+
+
+def _rewrite_gather(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    node.replace_input_with(1, inline(model, f"{rewrite.node}.kept", rewrite.values))
+
+
+def _rewrite_slice(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    """Neighbours stay a Slice; what has gaps becomes a Gather."""
+    axes = literal(node.inputs[3]) if len(node.inputs) > 3 else None
+    axis = 0 if axes is None else int(axes[0])
+    first, last = rewrite.values[0], rewrite.values[-1]
+    if rewrite.values == tuple(range(first, last + 1)):
+        numbers = {1: (first,), 2: (last + 1,), 3: (axis,), 4: (1,)}
+        node.resize_inputs(5)
+        for position, values in numbers.items():
+            node.replace_input_with(position, inline(model, f"{rewrite.node}.{position}", values))
+        return
+    indices = inline(model, f"{rewrite.node}.kept", rewrite.values)
+    replace_node(model, node, ir.node("Gather", [node.inputs[0], indices], {"axis": axis}, name=node.name))
+
+
+def _rewrite_pad(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    axes = literal(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
+    pads = np.array(literal(node.inputs[1]))
+    if axes is None:
+        (place,) = np.flatnonzero(pads[: pads.size // 2] + pads[pads.size // 2 :]).tolist()
+    else:
+        (place,) = [i for i in range(len(axes)) if pads[i] or pads[i + len(axes)]]
+    pads[place], pads[place + pads.size // 2] = rewrite.values
+    node.replace_input_with(1, inline(model, f"{rewrite.node}.pads", pads))
+
+
+def _rewrite_reshape(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    axis, width = rewrite.values
+    shape = np.array(literal(node.inputs[1]))
+    shape[axis] = width
+    node.replace_input_with(1, inline(model, f"{rewrite.node}.shape", shape))
+
+
+_REWRITES = {
+    "Concat": _rewrite_concat,
+    "Gather": _rewrite_gather,
+    "Pad": _rewrite_pad,
+    "Reshape": _rewrite_reshape,
+    "Slice": _rewrite_slice,
+    "Split": _rewrite_split,
+}
