@@ -19,15 +19,15 @@ from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.sparse import CheckpointMeta, encode
 from shifter.store import Store
-from shifter.values import Mask
+from shifter.values import Mask, Tensors
 
 from ..pruning.networks import Builder
 
 RATIOS = (2.0, 4.0, 8.0, 16.0, 32.0)
 
 
-def untrained(folder: Path, rounds: int = 3, **changes: Any) -> Run:
-    """A run on scikit-learn's digits with ``rounds`` checkpoints of a small network, ever more masked."""
+def begun(folder: Path, rounds: int, **changes: Any) -> Run:
+    """A run on scikit-learn's digits that has nothing yet."""
     recipe = Recipe.model_validate(
         {
             "name": "untrained",
@@ -39,7 +39,12 @@ def untrained(folder: Path, rounds: int = 3, **changes: Any) -> Run:
             **changes,
         }
     )
-    run = Run.begin(Store.open(str(folder)), recipe)
+    return Run.begin(Store.open(str(folder)), recipe)
+
+
+def untrained(folder: Path, rounds: int = 3, **changes: Any) -> Run:
+    """The same with ``rounds`` checkpoints of a small network, ever more masked."""
+    run = begun(folder, rounds, **changes)
     rng = np.random.default_rng(0)
     builder = Builder(rng, rng.normal(size=(8, 1, 8, 8)))
     x = "images"
@@ -48,17 +53,20 @@ def untrained(folder: Path, rounds: int = 3, **changes: Any) -> Run:
     x = builder.linear(builder.flatten(builder.pool(x), average=True), 10)
     architecture, tensors = builder.finish(x)
     run.store.write(run.architecture_key, architecture)
-    for index, ratio in enumerate(recipe.ratio_of_round):
+    for index in range(rounds):
         masks = {}
         for name, array in tensors.items():
             if array.ndim == 4:
                 masks[name] = np.ones(array.shape, np.bool_)
                 masks[name][: round(len(array) * index / (rounds + 1))] = False
                 array[~masks[name]] = 0.0
-        mask = Mask(masks)
-        meta = CheckpointMeta(index, 10, ratio, 0.5, 0.5, mask.digest())
-        run.store.write(run.checkpoint_key(index), encode(tensors, mask, meta))
+        write_checkpoint(run, index, tensors, Mask(masks))
     return run
+
+
+def write_checkpoint(run: Run, index: int, tensors: Tensors, mask: Mask) -> None:
+    meta = CheckpointMeta(index, 10, run.recipe.ratio_of_round[index], 0.5, 0.5, mask.digest())
+    run.store.write(run.checkpoint_key(index), encode(tensors, mask, meta))
 
 
 def evaluation_of(run: Run) -> Evaluation:
