@@ -23,6 +23,7 @@ from jobs.rounds import (
     Arrays,
     Evaluation,
     Facts,
+    Part,
     batches,
     plan_checkpoint,
     prove_and_write,
@@ -31,7 +32,7 @@ from jobs.rounds import (
 )
 from jobs.stored import FACTS, PROFILE, read_profile, read_variant, to_json
 from shifter.errors import ShifterError
-from shifter.pruning.plan import LayerPlan, PrunePlan
+from shifter.pruning.plan import PrunePlan
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.values import Variant
@@ -165,9 +166,7 @@ def reduce_rounds(
             result = _result(ready[0], step, index)
             del pending[ready[0]]
             if step == "plan":
-                rebuilt = [
-                    _rebuild.remote(shared[0], index, batch) for batch in batches(result.layers, TASK_BYTES)
-                ]
+                rebuilt = [_rebuild.remote(shared[0], index, batch) for batch in batches(result, TASK_BYTES)]
                 proof = _prove.remote(
                     shared[0], index, left[index], multiples[index], result, shared[1], *rebuilt
                 )
@@ -212,7 +211,7 @@ def _plan(run: Run, index: int, round_to: int) -> PrunePlan:
 
 
 @ray.remote(max_retries=TRIES - 1)
-def _rebuild(run: Run, index: int, parts: Sequence[LayerPlan]) -> Arrays:
+def _rebuild(run: Run, index: int, parts: Sequence[Part]) -> Arrays:
     return rebuild_batch(run, index, parts)
 
 

@@ -19,9 +19,16 @@ from jobs.stored import FACTS, GRAPH, PLAN, TENSORS, to_json, write_anew
 from shifter.errors import CheckpointError
 from shifter.pruning.cost import layer_costs
 from shifter.pruning.exactness import check_exactness
-from shifter.pruning.plan import LayerPlan, PrunePlan, plan_round
+from shifter.pruning.plan import LayerPlan, ParameterPlan, PrunePlan, plan_round
 from shifter.pruning.profile import accuracy, count_parameters, parameter_names
-from shifter.pruning.rebuild import other_tensors, rebuild_graph, rebuild_layer
+from shifter.pruning.rebuild import (
+    other_tensors,
+    rebuild_constant,
+    rebuild_graph,
+    rebuild_layer,
+    rebuild_parameter,
+    rebuild_tensors,
+)
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
 from shifter.switching.engine import OnnxEngine
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
     from shifter.data.dataset import Pixels
 
 Arrays = dict[str, NDArray[Any]]
+Part = LayerPlan | ParameterPlan
+"""What one rebuild may be given: a layer, or a parameter that is only sliced."""
 
 TASK_BYTES = 256 * 2**10
 """Weights that one rebuild is given at least: a task costs about a millisecond by itself."""
@@ -102,13 +111,13 @@ def plan_checkpoint(run: Run, index: int, round_to: int) -> PrunePlan:
         return plan_round(architecture, checkpoint.tensors(), round_to)
 
 
-def batches(layers: Sequence[LayerPlan], task_bytes: int) -> Iterator[tuple[LayerPlan, ...]]:
-    """Groups layers, in order, so that each but the last reads about ``task_bytes``."""
-    group: list[LayerPlan] = []
+def batches(plan: PrunePlan, task_bytes: int) -> Iterator[tuple[Part, ...]]:
+    """Groups layers and parameters, in order, so that each but the last reads about ``task_bytes``."""
+    group: list[Part] = []
     size = 0
-    for part in layers:
+    for part in (*plan.layers, *plan.slices):
         group.append(part)
-        size += 4 * part.widths[0] * part.widths[1] * (9 if part.layer.op == "Conv" else 1)
+        size += _weight_bytes(part)
         if size >= task_bytes:
             yield tuple(group)
             group, size = [], 0
@@ -116,13 +125,24 @@ def batches(layers: Sequence[LayerPlan], task_bytes: int) -> Iterator[tuple[Laye
         yield tuple(group)
 
 
-def rebuild_batch(run: Run, index: int, parts: Sequence[LayerPlan]) -> Arrays:
-    """Some layers' new tensors; reads only theirs. In float64: the proof needs it."""
+def _weight_bytes(part: Part) -> int:
+    """About; the plan does not know a kernel's size, which mostly is 3x3."""
+    if isinstance(part, ParameterPlan):
+        return 4 * len(part.kept)
+    return 4 * part.widths[0] * part.widths[1] * (9 if part.layer.op == "Conv" else 1) // part.layer.groups
+
+
+def rebuild_batch(run: Run, index: int, parts: Sequence[Part]) -> Arrays:
+    """The new tensors of some of the plan's parts; reads only theirs. In float64: the proof needs it."""
     rebuilt: Arrays = {}
     with _checkpoint(run, index) as checkpoint:
         for part in parts:
-            tensors = {tensor: checkpoint.read(tensor) for tensor in part.layer.tensors}
-            rebuilt |= rebuild_layer(part, tensors, np.float64)
+            if isinstance(part, ParameterPlan):
+                tensors = {part.name: checkpoint.read(part.name)}
+                rebuilt |= rebuild_parameter(part, tensors, np.float64)
+            else:
+                tensors = {tensor: checkpoint.read(tensor) for tensor in part.layer.tensors}
+                rebuilt |= rebuild_layer(part, tensors, np.float64)
     return rebuilt
 
 
@@ -143,7 +163,9 @@ def prove_and_write(
         for tensor, kept in mask.items():
             if np.count_nonzero(sparse[tensor][~kept]):
                 raise CheckpointError(f"{tensor!r} is not zero where its mask says so")
-    exact = _assembled(architecture, plan, sparse, rebuilt)
+    exact = {tensor: sparse[tensor] for tensor in other_tensors(architecture, plan)}
+    for arrays in (*rebuilt, *(rebuild_constant(part, np.float64) for part in plan.constants)):
+        exact |= arrays
     graph = rebuild_graph(architecture, plan)
     exactness = check_exactness(name, (architecture, sparse), (graph, exact), evaluation.proof, _run_float32)
     tensors = {key: np.ascontiguousarray(array, dtype=np.float32) for key, array in exact.items()}
@@ -171,7 +193,7 @@ def prove_and_write(
 def reduce_round(run: Run, index: int, name: str, round_to: int, evaluation: Evaluation) -> Facts:
     """All of it in this process. Raises as its parts."""
     plan = plan_checkpoint(run, index, round_to)
-    rebuilt = (rebuild_batch(run, index, batch) for batch in batches(plan.layers, TASK_BYTES))
+    rebuilt = (rebuild_batch(run, index, batch) for batch in batches(plan, TASK_BYTES))
     return prove_and_write(run, index, name, round_to, plan, evaluation, rebuilt)
 
 
@@ -181,17 +203,7 @@ def candidate(run: Run, index: int, round_to: int) -> tuple[bytes, Arrays]:
     with _checkpoint(run, index) as checkpoint:
         sparse = checkpoint.tensors()
     plan = plan_round(architecture, sparse, round_to)
-    rebuilt = [rebuild_layer(part, sparse, np.float32) for part in plan.layers]
-    return rebuild_graph(architecture, plan), _assembled(architecture, plan, sparse, rebuilt)
-
-
-def _assembled(
-    architecture: bytes, plan: PrunePlan, sparse: Tensors, rebuilt: Iterable[Arrays]
-) -> dict[str, NDArray[Any]]:
-    tensors = {name: sparse[name] for name in other_tensors(architecture, plan)}
-    for arrays in rebuilt:
-        tensors |= arrays
-    return tensors
+    return rebuild_graph(architecture, plan), rebuild_tensors(architecture, plan, sparse)
 
 
 @contextmanager

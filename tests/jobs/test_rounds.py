@@ -22,14 +22,16 @@ from jobs.reduction import reduce_run
 from jobs.rounds import batches, reduce_round
 from jobs.stored import StoredTensors
 from shifter.errors import CheckpointError
-from shifter.pruning.graph import Layer
-from shifter.pruning.plan import LayerPlan, PrunePlan
+from shifter.pruning.network import Layer
+from shifter.pruning.plan import LayerPlan, ParameterPlan, PrunePlan
+from shifter.pruning.rebuild import other_tensors, rebuild_graph
 from shifter.pruning.rounding import CANDIDATES, WHOLE, choose_multiple
 from shifter.run import Run
 from shifter.store import Store
-from shifter.values import Latency
+from shifter.values import Latency, Mask
 
-from .runs import Watched, evaluation_of, untrained, watched
+from ..pruning.families import family, mask
+from .runs import Watched, begun, evaluation_of, untrained, watched, write_checkpoint
 
 FILES = ("graph.onnx", "tensors.safetensors", "plan.json", "reduced.json")
 
@@ -39,13 +41,22 @@ def part(index: int, out: int, into: int) -> LayerPlan:
     return LayerPlan(layer, (out, into), (0,), (0,))
 
 
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=12), st.integers(1, 5000))
-def test_every_layer_is_in_exactly_one_batch_and_no_batch_goes_on_when_it_is_full(sizes, task_bytes):
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=12),
+    st.lists(st.integers(1, 50), max_size=4),
+    st.integers(1, 5000),
+)
+def test_every_part_is_in_exactly_one_batch_and_no_batch_goes_on_when_it_is_full(sizes, kept, task_bytes):
     layers = [part(i, *size) for i, size in enumerate(sizes)]
-    found = list(batches(layers, task_bytes))
-    assert [layer for batch in found for layer in batch] == layers
-    weights = [[4 * p.widths[0] * p.widths[1] for p in batch] for batch in found]
-    assert all(sum(w[:-1]) < task_bytes for w in weights), "a batch ends with the layer that fills it"
+    slices = [ParameterPlan(f"p{i}", 0, tuple(range(count))) for i, count in enumerate(kept)]
+    plan = PrunePlan(tuple(layers), tuple(slices))
+    found = list(batches(plan, task_bytes))
+    assert [one for batch in found for one in batch] == [*layers, *slices]
+    weights = [
+        [4 * (len(p.kept) if isinstance(p, ParameterPlan) else p.widths[0] * p.widths[1]) for p in batch]
+        for batch in found
+    ]
+    assert all(sum(w[:-1]) < task_bytes for w in weights), "a batch ends with the part that fills it"
     assert all(sum(w) >= task_bytes for w in weights[:-1]), "only the last may be small"
 
 
@@ -268,3 +279,24 @@ def test_an_old_fact_or_a_new_one_differs_in_no_profile(tmp_path) -> None:
     facts = reduce_round(run, 1, "2x", 8, evaluation_of(run))
     assert type(facts).from_json(json.loads(json.dumps(facts.to_json()))) == facts
     assert replace(facts, round_to=16).for_profile() == facts.for_profile()
+
+
+@pytest.mark.parametrize("name", ["densenet", "shufflenet", "mobilenet-v3", "convnext", "vit"])
+def test_batches_together_make_all_that_a_plan_of_any_family_wants(tmp_path, name) -> None:
+    """Sliced parameters and layers of all kinds, each from no more than its own tensors."""
+    member = family(name)
+    tensors = mask(member.tensors, np.random.default_rng(0), aligned=True)
+    run = begun(tmp_path, rounds=2)
+    run.store.write(run.architecture_key, member.architecture)
+    write_checkpoint(run, 0, tensors, Mask({}))
+    plan = jobs.rounds.plan_checkpoint(run, 0, 8)
+    made: dict[str, Any] = {}
+    for batch in batches(plan, 10_000):
+        arrays = jobs.rounds.rebuild_batch(run, 0, batch)
+        assert not made.keys() & arrays.keys()
+        made |= arrays
+    graph, expected = jobs.rounds.candidate(run, 0, 8)
+    assert graph == rebuild_graph(member.architecture, plan)
+    rest = {*other_tensors(member.architecture, plan), *(part.name for part in plan.constants)}
+    assert made.keys() | rest == expected.keys()
+    assert all(np.array_equal(made[key].astype(np.float32), expected[key]) for key in made)
