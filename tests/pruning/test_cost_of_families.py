@@ -39,8 +39,9 @@ def test_the_multiply_accumulates_are_those_of_torch(name):
     expected = multiplied(member)
     assert {layer: cost.macs for layer, cost in found.items()} == expected
     for cost in found.values():
-        parameters = [v.nbytes for k, v in member.tensors.items() if k.rpartition(".")[0] == cost.name]
-        assert cost.weight_bytes == sum(parameters)
+        weight = member.tensors[f"{cost.name}.weight"]
+        # The export gives every convolution a bias; that of a matrix product is an operator of its own.
+        assert cost.weight_bytes - weight.nbytes in (0, 4 * len(weight))
 
 
 @pytest.mark.parametrize("name", ["vit", "swin", "swin-v2", "maxvit"])
