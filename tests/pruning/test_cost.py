@@ -64,6 +64,27 @@ def test_a_product_of_activations_has_no_weight_and_a_transposed_convolution_spr
     )
 
 
+def test_an_einsum_multiplies_along_all_its_axes_and_sizes_may_be_computed():
+    """Queries times keys, as attention has it: (batch, rows, columns), whose batch comes from Shape."""
+    nodes = [
+        helper.make_node("Shape", ["images"], ["all"]),
+        helper.make_node("Gather", ["all", "zero"], ["batch"]),
+        helper.make_node("Concat", ["batch", "rest"], ["sizes"], axis=0),
+        helper.make_node("Reshape", ["images", "sizes"], ["tokens"]),
+        helper.make_node("Einsum", ["tokens", "tokens"], ["out"], equation="b i d, b j d -> b i j"),
+        helper.make_node("Einsum", ["tokens", "tokens"], ["more"], equation="...id,...jd->...ij"),
+        helper.make_node(
+            "Constant", [], ["zero"], value=helper.make_tensor("z", TensorProto.INT64, [1], [0])
+        ),
+        helper.make_node(
+            "Constant", [], ["rest"], value=helper.make_tensor("r", TensorProto.INT64, [2], [10, -1])
+        ),
+    ]
+    known, unknown = layer_costs(model(*nodes[-2:], *nodes[:-2], weights={}), (4, 5, 6))
+    assert (known.macs, known.output_bytes) == (10 * 10 * 12, 4 * 100)
+    assert unknown.macs is None, "an ellipsis is not followed"
+
+
 def test_what_the_shapes_do_not_tell_is_not_guessed():
     (conv,) = layer_costs(
         model(
