@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
@@ -91,18 +92,20 @@ def _reduce_and_profile(
         multiples = dict.fromkeys(left, recipe.reduction.round_to)
     evaluation = Evaluation.of(validation, dataset.test, spec, recipe.seed)
     reduce = reduce_rounds_here if local else reduce_rounds
-    for name, found in reduce(run, left, multiples, evaluation, on_event):
-        facts[name] = found
-        on_event(
-            {
-                "event": "reduced",
-                "variant": name,
-                "done": len(facts),
-                "of": len(names),
-                "structural_parameters": found.structural_parameters,
-                "error": found.exactness.float64,
-            }
-        )
+    # Closed at once, whatever happens: what is under way is called off while there is a cluster.
+    with closing(reduce(run, left, multiples, evaluation, on_event)) as rounds:
+        for name, found in rounds:
+            facts[name] = found
+            on_event(
+                {
+                    "event": "reduced",
+                    "variant": name,
+                    "done": len(facts),
+                    "of": len(names),
+                    "structural_parameters": found.structural_parameters,
+                    "error": found.exactness.float64,
+                }
+            )
     on_event({"event": "profiling", "variants": len(names)})
     profiles = profile_variants(run, {name: facts[name] for name in names}, images, recipe.profile)
     # All together, and last: they are what says that a run's variants are complete.
@@ -122,7 +125,7 @@ def finished_rounds(run: Run, names: Sequence[str]) -> Iterator[tuple[str, Facts
 
 def reduce_rounds_here(
     run: Run, left: Mapping[int, str], multiples: Mapping[int, int], evaluation: Evaluation, on_event: OnEvent
-) -> Iterator[tuple[str, Facts]]:
+) -> Generator[tuple[str, Facts], None, None]:
     """:func:`reduce_rounds` in this process, one after another; waits for nothing."""
     for index, name in left.items():
         yield name, reduce_round(run, index, name, multiples[index], evaluation)
@@ -130,7 +133,7 @@ def reduce_rounds_here(
 
 def reduce_rounds(
     run: Run, left: Mapping[int, str], multiples: Mapping[int, int], evaluation: Evaluation, on_event: OnEvent
-) -> Iterator[tuple[str, Facts]]:
+) -> Generator[tuple[str, Facts], None, None]:
     """Rounds as they are proved and written, in the order in which they come in.
 
     Args:
@@ -176,7 +179,8 @@ def reduce_rounds(
                 yield left[index], result
     finally:
         for task in pending:
-            ray.cancel(task)
+            with suppress(RayError):  # the cluster may be what failed
+                ray.cancel(task)
 
 
 def _result(task: Any, step: str, index: int) -> Any:
