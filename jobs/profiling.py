@@ -98,13 +98,14 @@ def choose_round_to(
 
 def _measure(
     run: Run, group: Sequence[str], image: Images, batch: Images, samples: int, cores: int
-) -> dict[str, Mapping[str, Latency | None]]:
+) -> dict[str, Mapping[str, Any]]:
+    """By the profile's field, then by variant: latencies, or None where there is none to tell."""
     fewer = max(10, samples // 4)
     engines = {name: _load(run, name, 1) for name in group}
     alternating: Mapping[str, Latency | None] = dict.fromkeys(group)
     if len(group) > 1:
         alternating = measure_alternating(engines, image, fewer)
-    measured: dict[str, Any] = {
+    measured: dict[str, Mapping[str, Any]] = {
         "latency": measure_latencies(engines, image, samples),
         "batch_latency": measure_latencies(engines, batch, fewer),
         "alternating_latency": alternating,

@@ -146,7 +146,8 @@ def reduce_rounds(
     if not left:
         return
     shared = ray.put(run), ray.put(evaluation)
-    cpus = int(ray.cluster_resources().get("CPU", 0))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus = int(resources.get("CPU", 0))
     at_a_time = max(2, min(ROUNDS_AT_A_TIME, cpus))
     waiting = list(left)
     # The first to be submitted: until it is done, the cluster has had no CPU for this run.
