@@ -113,9 +113,10 @@ def plan_checkpoint(run: Run, index: int, round_to: int) -> PrunePlan:
 
 def batches(plan: PrunePlan, task_bytes: int) -> Iterator[tuple[Part, ...]]:
     """Groups layers and parameters, in order, so that each but the last reads about ``task_bytes``."""
+    parts: list[Part] = [*plan.layers, *plan.slices]
     group: list[Part] = []
     size = 0
-    for part in (*plan.layers, *plan.slices):
+    for part in parts:
         group.append(part)
         size += _weight_bytes(part)
         if size >= task_bytes:
