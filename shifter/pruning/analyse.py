@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 from shifter.errors import CheckpointError
 from shifter.pruning.functions import COMBINE
 from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
-from shifter.pruning.network import Arrange, Each, Float64s, Ints, Join, Layer, LayerNode, Network, Stop, Value
+from shifter.pruning.network import (
+    Arrange,
+    Each,
+    Float64s,
+    Ints,
+    Join,
+    Layer,
+    LayerNode,
+    Network,
+    Stop,
+    Value,
+)
 from shifter.values import Tensors
 
 Bools = NDArray[np.bool_]
@@ -74,7 +85,9 @@ class LayerFacts:
         weight = read_weight(layer, tensors)
         out, into = weight.shape[:2]
         if out % layer.groups:
-            raise CheckpointError(f"{layer.weight!r} has {out} filters, which {layer.groups} groups do not divide")
+            raise CheckpointError(
+                f"{layer.weight!r} has {out} filters, which {layer.groups} groups do not divide"
+            )
         self.factor, self.bias = fuse_norm(layer, tensors, out)
         self.weight = weight
         self.groups = layer.groups
@@ -191,7 +204,9 @@ class _Forward:
         facts, layer = self.layers[node.layer.name], node.layer
         width = self.values[node.output].width
         if facts.out != width:
-            raise CheckpointError(f"{layer.weight!r} writes {facts.out} channels, but the architecture has {width}")
+            raise CheckpointError(
+                f"{layer.weight!r} writes {facts.out} channels, but the architecture has {width}"
+            )
         if not node.follows:
             return Channels.known(~facts.reads_any(np.ones(facts.into, np.bool_)), facts.bias)
         source = self.channels[node.inputs[0]]
@@ -226,7 +241,9 @@ class _Forward:
     def _parameter(self, name: str, width: int) -> Float64s:
         array = read_tensor(name, self.tensors)
         if array.size != width:
-            raise CheckpointError(f"{name!r} has shape {array.shape}, but its activation has {width} channels")
+            raise CheckpointError(
+                f"{name!r} has shape {array.shape}, but its activation has {width} channels"
+            )
         return array.astype(np.float64).reshape(-1)
 
     def _bent(self, name: str, before: Ints, where: Bools) -> Ints:
@@ -259,5 +276,7 @@ def _join(op: str, left: Channels, right: Channels) -> Channels:
         return Channels.known(constant, value, np.maximum(left.profile, right.profile))
     alike = (left.profile == right.profile) | zeros[0] | zeros[1]
     if op in ("Add", "Sub"):
-        return Channels.known(left.constant & right.constant & alike, value, np.maximum(left.profile, right.profile))
+        return Channels.known(
+            left.constant & right.constant & alike, value, np.maximum(left.profile, right.profile)
+        )
     return Channels.known(left.flat & right.flat, value)

@@ -47,7 +47,9 @@ def folds(layer: Layer, source: Channels) -> Bools:
     return source.flat & source.counted
 
 
-def wants_of(layer: Layer, name: str, facts: LayerFacts, source: Channels, demanded: Bools) -> dict[Want, Ints]:
+def wants_of(
+    layer: Layer, name: str, facts: LayerFacts, source: Channels, demanded: Bools
+) -> dict[Want, Ints]:
     """What this layer wants carried, and the channels to carry."""
     if is_depthwise(facts):
         return {}

@@ -35,7 +35,9 @@ def _clip(value: Float64s, get: Callable[..., Any]) -> Float64s:
 
 FUNCTIONS: dict[str, Callable[[Float64s, Callable[..., Any]], Float64s]] = {
     "Abs": lambda x, get: np.abs(x),
-    "Celu": lambda x, get: np.where(x > 0, x, get("alpha", 1.0) * np.expm1(np.minimum(x, 0) / get("alpha", 1.0))),
+    "Celu": lambda x, get: np.where(
+        x > 0, x, get("alpha", 1.0) * np.expm1(np.minimum(x, 0) / get("alpha", 1.0))
+    ),
     "Clip": _clip,
     "Elu": lambda x, get: np.where(x > 0, x, get("alpha", 1.0) * np.expm1(np.minimum(x, 0))),
     "Erf": lambda x, get: _erf(x),
@@ -47,8 +49,10 @@ FUNCTIONS: dict[str, Callable[[Float64s, Callable[..., Any]], Float64s]] = {
     "Mish": lambda x, get: x * np.tanh(np.logaddexp(x, 0)),
     "Neg": lambda x, get: -x,
     "Relu": lambda x, get: np.maximum(x, 0.0),
-    "Selu": lambda x, get: get("gamma", float32(1.0507009873554805))
-    * np.where(x > 0, x, get("alpha", float32(1.6732632423543772)) * np.expm1(np.minimum(x, 0))),
+    "Selu": lambda x, get: (
+        get("gamma", float32(1.0507009873554805))
+        * np.where(x > 0, x, get("alpha", float32(1.6732632423543772)) * np.expm1(np.minimum(x, 0)))
+    ),
     "Sigmoid": lambda x, get: 1.0 / (1.0 + np.exp(-x)),
     "Softplus": lambda x, get: np.logaddexp(x, 0.0),
     "Softsign": lambda x, get: x / (1 + np.abs(x)),

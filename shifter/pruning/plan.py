@@ -103,7 +103,9 @@ class _Planner:
                 for p in node.parameters
             ),
             rewrites=tuple(rewrite for node in alive for rewrite in self._rewrites(node)),
-            constants=tuple(self._constant(n) for n in alive if isinstance(n, Join) and n.name in self.replaced),
+            constants=tuple(
+                self._constant(n) for n in alive if isinstance(n, Join) and n.name in self.replaced
+            ),
             removed=tuple(layer.name for layer in self.network.layers if layer.name not in left),
             untouched={n.name: n.reason for n in self.network.nodes if isinstance(n, Stop) and n.reason},
         )

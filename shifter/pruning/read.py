@@ -176,7 +176,11 @@ class _Reader:
         automatic = _get(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
         pads = any(_get(node, "pads", ()))
         # Versions of engines disagree on what a window counts that reaches over the edge.
-        counts = automatic or bool(_get(node, "ceil_mode", 0)) or (pads and bool(_get(node, "count_include_pad", 0)))
+        counts = (
+            automatic
+            or bool(_get(node, "ceil_mode", 0))
+            or (pads and bool(_get(node, "count_include_pad", 0)))
+        )
         return self._each(node, lambda x, _: x, border="scales" if counts else "keeps", linear=True)
 
     def _global_pool(self, node: ir.Node) -> Each:
@@ -191,7 +195,11 @@ class _Reader:
     def _reduce_mean(self, node: ir.Node) -> Each:
         name, value, axis = self._followed(node.inputs[0])
         rank = len(value.shape)
-        given = literal(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes") and np.asarray(node.attributes["axes"].as_ints())
+        given = (
+            literal(node.inputs[1])
+            if len(node.inputs) > 1
+            else node.attributes.get("axes") and np.asarray(node.attributes["axes"].as_ints())
+        )
         if given is None or not len(given):
             raise Unfollowed("ReduceMean over axes that the graph does not say")
         axes = {int(a) % rank for a in given}
@@ -215,7 +223,13 @@ class _Reader:
         alone = all(v is not None and len(v.uses()) == 1 for v in node.inputs[1:5])
         source = node.inputs[0]
         before = self._by_output.get(name)
-        if before is not None and alone and source is not None and len(source.uses()) == 1 and not source.is_graph_output():
+        if (
+            before is not None
+            and alone
+            and source is not None
+            and len(source.uses()) == 1
+            and not source.is_graph_output()
+        ):
             layer = self.nodes[before]
             if isinstance(layer, LayerNode) and layer.layer.norm is None:
                 self.nodes[before] = replace(
@@ -338,7 +352,9 @@ class _Reader:
         if node.op_type == "MatMul" and len(shape) != 2:
             raise Unfollowed("MatMul of a weight that is no matrix")
         if node.op_type == "Gemm":
-            form = tuple(_get(node, key, default) for key, default in (("transA", 0), ("alpha", 1.0), ("beta", 1.0)))
+            form = tuple(
+                _get(node, key, default) for key, default in (("transA", 0), ("alpha", 1.0), ("beta", 1.0))
+            )
             if form != (0, 1.0, 1.0):
                 raise Unfollowed("Gemm that is not a plain linear layer")
             transposed = not _get(node, "transB", 0)
@@ -379,7 +395,9 @@ class _Reader:
         if source.axis is None and source.shape[reads] is None:
             follows = False
         output = self._made(node.outputs[0], tuple(made), reads)
-        return LayerNode(node.op_type, name_of(node.outputs[0]), (name_of(node.inputs[0]),), (output,), layer, follows)
+        return LayerNode(
+            node.op_type, name_of(node.outputs[0]), (name_of(node.inputs[0]),), (output,), layer, follows
+        )
 
     # Operators that move channels.
 
@@ -405,7 +423,9 @@ class _Reader:
         shape = list(found[0][1].shape)
         shape[axis] = sum(widths)
         output = self._made(node.outputs[0], tuple(shape), axis)
-        return Arrange(node.op_type, name_of(node.outputs[0]), names, (output,), (np.stack([which, channel]),))
+        return Arrange(
+            node.op_type, name_of(node.outputs[0]), names, (output,), (np.stack([which, channel]),)
+        )
 
     def _arranged(self, node: ir.Node, channels: list[Ints], **what: Any) -> Arrange:
         """Of one input: for each output, which of its channels (-1 for new ones of zeros)."""
@@ -416,7 +436,9 @@ class _Reader:
             shape[axis] = len(picked)
             outputs.append(self._made(result, tuple(shape), axis))
             sources.append(np.stack([np.where(picked < 0, -1, 0), picked]))
-        return Arrange(node.op_type, name_of(node.outputs[0]), (name,), tuple(outputs), tuple(sources), **what)
+        return Arrange(
+            node.op_type, name_of(node.outputs[0]), (name,), tuple(outputs), tuple(sources), **what
+        )
 
     def _split(self, node: ir.Node) -> Node:
         _, value, axis = self._followed(node.inputs[0])
@@ -445,7 +467,13 @@ class _Reader:
         cut = {int(a) % rank: i for i, a in enumerate(axes)}
         if axis not in cut:
             shape = shape_of(node.outputs[0])
-            output = self._made(node.outputs[0], shape if len(shape) == rank else (None,) * axis + (value.width,) + (None,) * (rank - axis - 1), axis)
+            output = self._made(
+                node.outputs[0],
+                shape
+                if len(shape) == rank
+                else (None,) * axis + (value.width,) + (None,) * (rank - axis - 1),
+                axis,
+            )
             return Each(node.op_type, name_of(node.outputs[0]), (name,), (output,), lambda x, _: x)
         if len(cut) > 1:
             raise Unfollowed("Slice of channels and positions at once")
@@ -468,26 +496,48 @@ class _Reader:
         name, value, axis = self._followed(node.inputs[0])
         rank = len(value.shape)
         pads = literal(node.inputs[1]) if len(node.inputs) > 1 else None
-        fill = literal(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(())
+        fill = (
+            literal(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(())
+        )
         if pads is None or fill is None or _get(node, "mode", "constant") != "constant" or fill.any():
             raise Unfollowed("Pad with anything but zeros")
         axes = np.arange(rank) if len(node.inputs) < 4 or node.inputs[3] is None else literal(node.inputs[3])
         if axes is None:
             raise Unfollowed("Pad of axes that the graph does not say")
-        around = {int(a) % rank: (int(low), int(high)) for a, low, high in zip(axes, *np.split(pads, 2), strict=True)}
+        around = {
+            int(a) % rank: (int(low), int(high))
+            for a, low, high in zip(axes, *np.split(pads, 2), strict=True)
+        }
         before, after = around.pop(axis, (0, 0))
         elsewhere = any(low or high for low, high in around.values())
         if (before or after) and elsewhere:
             raise Unfollowed("Pad of channels and positions at once")
         if elsewhere:
             shape = shape_of(node.outputs[0])
-            output = self._made(node.outputs[0], shape if len(shape) == rank else (None,) * axis + (value.width,) + (None,) * (rank - axis - 1), axis)
-            return Each(node.op_type, name_of(node.outputs[0]), (name,), (output,), lambda x, _: x, border="scales", linear=True)
+            output = self._made(
+                node.outputs[0],
+                shape
+                if len(shape) == rank
+                else (None,) * axis + (value.width,) + (None,) * (rank - axis - 1),
+                axis,
+            )
+            return Each(
+                node.op_type,
+                name_of(node.outputs[0]),
+                (name,),
+                (output,),
+                lambda x, _: x,
+                border="scales",
+                linear=True,
+            )
         if min(before, after) < 0:
             raise Unfollowed("Pad that cuts channels off")
         self._rearranges()
         empty = np.full(1, -1)
-        return self._arranged(node, [np.concatenate([np.repeat(empty, before), np.arange(value.width), np.repeat(empty, after)])])
+        return self._arranged(
+            node,
+            [np.concatenate([np.repeat(empty, before), np.arange(value.width), np.repeat(empty, after)])],
+        )
 
     def _flatten(self, node: ir.Node) -> Node:
         name, value, axis = self._followed(node.inputs[0])
@@ -497,7 +547,9 @@ class _Reader:
         channel = np.repeat(np.arange(value.width), positions)
         output = self._made(node.outputs[0], (value.shape[0], channel.size), 1)
         source = np.stack([np.zeros_like(channel), channel])
-        return Arrange(node.op_type, name_of(node.outputs[0]), (name,), (output,), (source,), flattens=positions > 1)
+        return Arrange(
+            node.op_type, name_of(node.outputs[0]), (name,), (output,), (source,), flattens=positions > 1
+        )
 
     def _moved(self, node: ir.Node, axis_of: Callable[[int, tuple[int | None, ...]], int | None]) -> Each:
         """Axes change places; channels stay together."""
@@ -549,7 +601,11 @@ class _Reader:
             behind = math.prod(cast(int, size) for size in shape[axis + 1 :])
             for new in range(len(result)):
                 tail = result[new + 1 :]
-                if None not in tail and math.prod(cast(int, s) for s in tail) == behind and result[new] == shape[axis]:
+                if (
+                    None not in tail
+                    and math.prod(cast(int, s) for s in tail) == behind
+                    and result[new] == shape[axis]
+                ):
                     return new
             return None
 

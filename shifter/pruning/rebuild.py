@@ -20,12 +20,22 @@ from shifter.pruning.parts import ConstantPlan, LayerPlan, ParameterPlan, PruneP
 from shifter.pruning.rewrite import other_tensors, rebuild_graph
 from shifter.values import Tensors
 
-__all__ = ["other_tensors", "rebuild", "rebuild_constant", "rebuild_graph", "rebuild_layer", "rebuild_parameter", "rebuild_tensors"]
+__all__ = [
+    "other_tensors",
+    "rebuild",
+    "rebuild_constant",
+    "rebuild_graph",
+    "rebuild_layer",
+    "rebuild_parameter",
+    "rebuild_tensors",
+]
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def rebuild(plan: PrunePlan, tensors: Tensors, dtype: DTypeLike = np.float32, threads: int | None = None) -> Arrays:
+def rebuild(
+    plan: PrunePlan, tensors: Tensors, dtype: DTypeLike = np.float32, threads: int | None = None
+) -> Arrays:
     """Everything that the plan makes anew: layers, sliced parameters and constants.
 
     Args:
@@ -162,5 +172,7 @@ def _take(part: LayerPlan, weight: NDArray[Any]) -> NDArray[Any]:
     member: Ints = (inputs % size).reshape(part.groups, -1)
     left = np.unique(inputs // size)
     return np.take_along_axis(
-        rows, member[np.searchsorted(left, outputs // each)].reshape(*outputs.shape, -1, *[1] * (rows.ndim - 2)), axis=1
+        rows,
+        member[np.searchsorted(left, outputs // each)].reshape(*outputs.shape, -1, *[1] * (rows.ndim - 2)),
+        axis=1,
     )

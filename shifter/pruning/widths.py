@@ -153,7 +153,10 @@ def _balance(node: LayerNode, kept: Kept, round_to: int) -> None:
         target = min(size, max(1, -(-most // step) * step))
         for units in side[left]:
             stay = kept.units[units]
-            kept.add(units[~stay][: max(0, target - int(stay.sum()))], f"the groups of {node.layer.name} keep equally many")
+            kept.add(
+                units[~stay][: max(0, target - int(stay.sum()))],
+                f"the groups of {node.layer.name} keep equally many",
+            )
 
 
 def _members(spaces: Spaces, balanced: Bools) -> list[Ints]:
@@ -165,5 +168,3 @@ def _members(spaces: Spaces, balanced: Bools) -> list[Ints]:
     bounds = np.flatnonzero(np.diff(spaces.space[order])) + 1
     found = [members[used[members]] for members in np.split(order, bounds)]
     return [units for units in found if units.size and not balanced[units].any()]
-
-
