@@ -66,12 +66,12 @@ class Channels:
     @property
     def flat(self) -> Bools:
         """The same at every position."""
-        return self.constant & (self.profile == 0)
+        return np.asarray(self.constant & (self.profile == 0))
 
     @property
     def counted(self) -> Bools:
         """Constants that contribute something."""
-        return self.constant & (self.value != 0)
+        return np.asarray(self.constant & (self.value != 0))
 
 
 class LayerFacts:
@@ -95,15 +95,15 @@ class LayerFacts:
         self.out, self.into = out, into * layer.groups
         self.nonzero = np.ascontiguousarray(nonzero_weights(weight)).reshape(self.shape)
         if self.factor is not None and not self.factor.all():
-            self.nonzero = self.nonzero & (self.factor != 0).reshape(*self.shape[:2], 1, 1)
+            scaled = (self.factor != 0).reshape(*self.shape[:2], 1, 1)
+            self.nonzero = np.asarray(self.nonzero & scaled)
 
     def reads_any(self, inputs: Bools) -> Bools:
         """Output channels, shape (out,), that have a non-zero weight for any of ``inputs`` (in,)."""
         found = self.nonzero
         if not inputs.all():
             found = found & inputs.reshape(self.groups, 1, -1, 1)
-        rows: Bools = found.reshape(self.out, -1).any(axis=1)
-        return rows
+        return np.asarray(found.reshape(self.out, -1).any(axis=1))
 
     def read_by(self, outputs: Bools) -> Bools:
         """Input channels, shape (in,), that any of ``outputs`` (out,) has a non-zero weight for."""
@@ -141,7 +141,7 @@ def _any_row(rows: Bools) -> Bools:
     """Which columns hold any True, eight at a time where they can be."""
     if rows.shape[0] and rows.shape[1] % 8 == 0:
         wide = np.bitwise_or.reduce(np.ascontiguousarray(rows).view(np.uint64), axis=0)
-        return wide.view(np.bool_)
+        return np.asarray(wide.view(np.bool_))
     return np.asarray(rows.any(axis=0))
 
 

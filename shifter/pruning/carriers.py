@@ -8,6 +8,7 @@ what all of them contributed.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -77,29 +78,41 @@ def choose_carriers(
             name, facts = node.inputs[0], analysis.layers[node.layer.name]
             source = analysis.channels[name]
             wanting |= dict.fromkeys(wants_of(node.layer, name, facts, source, demands[node.layer.name]))
-    usable = {want: _usable(want, analysis.channels[want.source]) for want in wanting}
-    keep = keep.copy()
+    return _cover(analysis, spaces, list(wanting), keep)
+
+
+def _cover(analysis: Analysis, spaces: Spaces, wants: list[Want], keep: Bools) -> dict[Want, int]:
+    # By unit: the wants that it can serve, each with how strongly, and the channel that does.
+    strengths: dict[int, dict[Want, tuple[float, int]]] = {}
+    for want in wants:
+        units, source = spaces.units[want.source], analysis.channels[want.source]
+        for channel in _usable(want, source).tolist():
+            serves = strengths.setdefault(int(units[channel]), {})
+            strength = abs(float(source.value[channel]))
+            if want not in serves or strength > serves[want][0]:
+                serves[want] = (strength, channel)
+
+    def rank(unit: int) -> tuple[float, float, float, float]:
+        """The best unit has the lowest; a unit's own only ever rises, since wants are served."""
+        left = [strength for strength, _ in strengths[unit].values()]
+        return -len(left), -float(keep[unit]), -min(left, default=0.0), unit
+
+    heap = [(rank(unit), unit) for unit in strengths]
+    heapq.heapify(heap)
     chosen: dict[Want, int] = {}
-    while len(chosen) < len(usable):
-        strengths: dict[int, list[float]] = {}
-        for want, candidates in usable.items():
-            if want in chosen:
-                continue
-            units, value = spaces.units[want.source], analysis.channels[want.source].value
-            strongest: dict[int, float] = {}
-            for channel in candidates.tolist():
-                unit = int(units[channel])
-                strongest[unit] = max(strongest.get(unit, 0.0), abs(float(value[channel])))
-            for unit, strength in strongest.items():
-                strengths.setdefault(unit, []).append(strength)
-        best = max(
-            strengths, key=lambda unit: (len(strengths[unit]), keep[unit], min(strengths[unit]), -unit)
-        )
-        for want, candidates in usable.items():
-            mine = candidates[spaces.units[want.source][candidates] == best]
-            if want not in chosen and mine.size:
-                chosen[want] = int(mine[0])
-        keep[best] = True
+    serving: dict[Want, list[int]] = {}
+    for unit, served in strengths.items():
+        for want in served:
+            serving.setdefault(want, []).append(unit)
+    while len(chosen) < len(wants):
+        stated, best = heapq.heappop(heap)
+        if stated != rank(best):
+            heapq.heappush(heap, (rank(best), best))
+            continue
+        for want, (_, channel) in list(strengths[best].items()):
+            chosen[want] = channel
+            for unit in serving[want]:
+                del strengths[unit][want]
     return chosen
 
 
@@ -108,4 +121,4 @@ def _usable(want: Want, source: Channels) -> Ints:
     members = np.arange(want.first, want.last)
     members = members[source.counted[members] & (source.profile[members] == want.profile)]
     strength = np.abs(source.value[members])
-    return members[strength >= 1e-3 * strength.max()]
+    return np.asarray(members[strength >= 1e-3 * strength.max()])

@@ -44,7 +44,7 @@ FUNCTIONS: dict[str, Callable[[Float64s, Callable[..., Any]], Float64s]] = {
     "Exp": lambda x, get: np.exp(x),
     "Gelu": _gelu,
     "HardSigmoid": lambda x, get: np.clip(get("alpha", float32(0.2)) * x + get("beta", 0.5), 0.0, 1.0),
-    "HardSwish": lambda x, get: x * np.clip(float32(1 / 6) * x + 0.5, 0.0, 1.0),
+    "HardSwish": lambda x, get: x * np.clip(get("alpha", float32(1 / 6)) * x + 0.5, 0.0, 1.0),
     "LeakyRelu": lambda x, get: np.where(x < 0, get("alpha", float32(0.01)) * x, x),
     "Mish": lambda x, get: x * np.tanh(np.logaddexp(x, 0)),
     "Neg": lambda x, get: -x,

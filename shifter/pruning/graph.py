@@ -19,6 +19,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from shifter.errors import GraphError
 
+STANDARD = ("", "ai.onnx")
+"""Domains of the operators that ONNX defines."""
+
 
 def parse_model(architecture: bytes) -> ir.Model:
     """Reads a weightless ONNX model and rewrites what stands in the way of reduction.
@@ -40,10 +43,11 @@ def parse_model(architecture: bytes) -> ir.Model:
         raise GraphError(f"the architecture is not an ONNX model: {error}") from error
     if not model.graph.outputs:
         raise GraphError("the architecture has no output: it is empty, or not an ONNX model")
-    for node in list(model.graph):
+    own = [node for node in model.graph if node.domain in STANDARD]
+    for node in own:
         if node.op_type == "Transpose":
             _replace_shuffle(model, node)
-    for node in list(model.graph):
+    for node in own:
         if node.op_type == "Reshape" and node.outputs[0].uses():
             _simplify_reshape(model, node)
     RemoveUnusedNodesPass()(model)
@@ -78,9 +82,26 @@ def shape_of(value: ir.Value | None) -> tuple[int | None, ...]:
 
 
 def name_of(value: ir.Value | None) -> str:
+    """The name of a value.
+
+    Raises:
+        GraphError: if it has none.
+    """
     if value is None or value.name is None:
         raise GraphError("an operator's input has no name: export the model again")
     return value.name
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """The content of an attribute, or its default."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def attribute_ints(node: ir.Node, name: str) -> NDArray[np.int64] | None:
+    """A list of numbers that is an attribute; None if it is not there."""
+    found = node.attributes.get(name)
+    return None if found is None else np.asarray(found.as_ints(), np.int64)
 
 
 def weightless(name: str, shape: tuple[int, ...], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -94,7 +115,9 @@ def inline(model: ir.Model, name: str, content: Sequence[int] | NDArray[Any]) ->
     """Adds an initializer that the graph itself holds."""
     array = np.asarray(content, dtype=np.int64) if not isinstance(content, np.ndarray) else content
     tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     model.graph.initializers.add(value)
     return value
 
@@ -122,12 +145,24 @@ def _flattens(source: tuple[int | None, ...], result: tuple[int | None, ...]) ->
 def _replace_shuffle(model: ir.Model, transpose: ir.Node) -> None:
     """Reshape, Transpose, Reshape that only permute axis 1 become one Gather along it."""
     before = transpose.inputs[0].producer() if transpose.inputs[0] is not None else None
-    uses = transpose.outputs[0].uses()
-    if before is None or before.op_type != "Reshape" or len(before.outputs[0].uses()) != 1 or len(uses) != 1:
+    uses = tuple(transpose.outputs[0].uses())
+    if (
+        before is None
+        or before.op_type != "Reshape"
+        or before.domain not in STANDARD
+        or len(before.outputs[0].uses()) != 1
+        or len(uses) != 1
+    ):
         return
     after = uses[0].node
     source, split, result = (shape_of(v) for v in (before.inputs[0], before.outputs[0], after.outputs[0]))
-    if after.op_type != "Reshape" or source != result or len(split) != len(source) + 1 or len(source) < 2:
+    if (
+        after.op_type != "Reshape"
+        or after.domain not in STANDARD
+        or source != result
+        or len(split) != len(source) + 1
+        or len(source) < 2
+    ):
         return
     perm = tuple(transpose.attributes["perm"].as_ints()) if "perm" in transpose.attributes else ()
     swapped = (0, 2, 1, *range(3, len(split)))

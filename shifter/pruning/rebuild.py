@@ -142,7 +142,8 @@ def settle_constants(
     outputs, column = np.asarray(part.outputs), _columns(part)
     for group, _, chosen in by_group(np.asarray(part.silent_inputs, np.int64), groups, widths[1]):
         rows = np.flatnonzero(outputs // each == group)
-        rebuilt[np.ix_(rows, [column[part.silent_inputs[i]] for i in chosen])] = 0.0
+        columns = np.array([column[part.silent_inputs[i]] for i in chosen.tolist()])
+        rebuilt[np.ix_(rows, columns)] = 0.0
     for carrier in sorted({carrier for _, carrier, _ in part.carried_inputs}):
         carried = [(channel, ratio) for channel, via, ratio in part.carried_inputs if via == carrier]
         rows = np.flatnonzero(outputs // each == carrier // size)

@@ -24,17 +24,18 @@ def rebuild_graph(architecture: bytes, plan: PrunePlan) -> bytes:
 def other_tensors(architecture: bytes, plan: PrunePlan) -> tuple[str, ...]:
     """Checkpoint tensors that the reduced graph still reads as they are (layers that are not followed)."""
     made = {name for part in plan.layers for name in (part.layer.reduced_weight, part.layer.reduced_bias)}
-    made |= {part.name for part in (*plan.slices, *plan.constants)}
+    made |= {part.name for part in plan.slices} | {part.name for part in plan.constants}
     weights = _rebuilt(architecture, plan).graph.initializers.items()
     return tuple(name for name, value in weights if is_weight(value) and name not in made)
 
 
 def _rebuilt(architecture: bytes, plan: PrunePlan) -> ir.Model:
     model = parse_model(architecture)
-    nodes = {node.outputs[0].name: node for node in model.graph}
+    nodes: dict[str | None, ir.Node] = {node.outputs[0].name: node for node in model.graph}
     parts = {part.layer.name: part for part in plan.layers}
-    for read in read_network(model).nodes:
-        if isinstance(read, LayerNode) and (part := parts.get(read.layer.name)) is not None:
+    found = [node for node in read_network(model).nodes if isinstance(node, LayerNode)]
+    for read in found:
+        if (part := parts.get(read.layer.name)) is not None:
             _rewrite_layer(model, nodes[read.name], read, part)
     for sliced in plan.slices:
         value = model.graph.initializers[sliced.name]

@@ -1,0 +1,139 @@
+"""What reads a graph, operator by operator; see :mod:`shifter.pruning.read`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from shifter.pruning.graph import STANDARD, attribute, is_weight, name_of, shape_of
+from shifter.pruning.network import Each, Legality, Node, Parameter, PerChannel, Stop, Value
+
+
+class UnfollowedError(Exception):
+    """Why channels cannot be followed through an operator; empty behind one that said so."""
+
+
+@dataclass
+class Reader:
+    """What has been read so far, and what an operator's reader asks of it.
+
+    Args:
+        readers: by operator; each returns its node, or None if it became part of one before it.
+        legality: ``torch`` follows only what a torch module's own code survives.
+    """
+
+    readers: Mapping[str, Callable[[Reader, ir.Node], Node | None]]
+    legality: Legality
+    values: dict[str, Value] = field(default_factory=dict)
+    """Activations so far. What is neither here nor a weight nor a literal is a size that was computed."""
+    nodes: list[Node] = field(default_factory=list)
+    by_output: dict[str, int] = field(default_factory=dict)
+    """By output: the number of its node."""
+
+    def read(self, node: ir.Node) -> None:
+        """Reads the next operator."""
+        inputs = [v.name for v in node.inputs if v is not None and v.name in self.values]
+        if not inputs or node.op_type == "Constant":
+            return  # weights and sizes: whoever reads the result sees what it is made of
+        if self._is_size(node):
+            return
+        try:
+            read = self._follow(node)
+        except UnfollowedError as unfollowed:
+            read = self._stop(node, tuple(dict.fromkeys(inputs)), str(unfollowed))
+        if read is not None:
+            for name in read.outputs:
+                self.by_output[name] = len(self.nodes)
+            self.nodes.append(read)
+
+    def _follow(self, node: ir.Node) -> Node | None:
+        if node.domain not in STANDARD:
+            raise UnfollowedError(f"{node.domain}::{node.op_type} is not an operator that is followed")
+        read = self.readers.get(node.op_type)
+        if read is None:
+            raise UnfollowedError(f"{node.op_type} is not an operator that is followed")
+        return read(self, node)
+
+    def _stop(self, node: ir.Node, inputs: tuple[str, ...], reason: str) -> Stop:
+        outputs = tuple(name_of(v) for v in node.outputs if v.uses() or v.is_graph_output())
+        first = self.values[inputs[0]]
+        for value in node.outputs:
+            shape = shape_of(value)
+            # A norm or a softmax of the same shape has its channels where they were.
+            self.values[name_of(value)] = Value(shape, first.axis if shape == first.shape else None)
+        return Stop(node.op_type, name_of(node.outputs[0]), inputs, outputs, reason)
+
+    def _is_size(self, node: ir.Node) -> bool:
+        """True for a Shape that does not ask for the number of channels that may change."""
+        if node.op_type != "Shape":
+            return False
+        value = self.values[name_of(node.inputs[0])]
+        rank = len(value.shape)
+        start, end = (attribute(node, key, default) for key, default in (("start", 0), ("end", rank)))
+        asked = range(rank)[start:end]
+        if value.axis in asked:
+            reason = "Shape asks for the number of channels"
+            self.nodes.append(Stop("Shape", name_of(node.outputs[0]), (name_of(node.inputs[0]),), (), reason))
+        return True
+
+    def value(self, value: ir.Value | None) -> Value:
+        """An activation."""
+        if value is None or value.name not in self.values:
+            raise UnfollowedError("")
+        return self.values[value.name]
+
+    def followed(self, value: ir.Value | None) -> tuple[str, Value, int]:
+        """Name, value and channel axis of an activation whose channels are followed."""
+        found = self.value(value)
+        if found.axis is None or not found.width:
+            raise UnfollowedError("")
+        return name_of(value), found, found.axis
+
+    def is_activation(self, value: ir.Value | None) -> bool:
+        """True unless it is a weight, a literal or a size."""
+        return value is not None and value.name in self.values
+
+    def made(self, value: ir.Value, shape: tuple[int | None, ...], axis: int) -> str:
+        """Notes an output, whose shape the graph may not say."""
+        name = name_of(value)
+        stated = shape_of(value)
+        known = list(stated) if len(stated) == len(shape) else list(shape)
+        known[axis] = shape[axis]
+        self.values[name] = Value(tuple(known), axis)
+        return name
+
+    def each(self, node: ir.Node, function: PerChannel, **what: Any) -> Each:
+        """An operator that leaves channels where they are."""
+        name, value, axis = self.followed(node.inputs[0])
+        output = self.made(node.outputs[0], value.shape, axis)
+        return Each(node.op_type, output, (name,), (output,), function, **what)
+
+    def number(self, number: Any) -> Any:
+        """An attribute as the network computes with it: float32 in ONNX, what was written in a module."""
+        if self.legality == "onnx" or not isinstance(number, float):
+            return number
+        return 1 / 6 if abs(number - 1 / 6) < 1e-7 else float(str(np.float32(number)))
+
+    def parameter(self, node: ir.Node, position: int) -> Parameter | None:
+        """A weight of one number per channel of the other input, or None if it is no weight."""
+        value = node.inputs[position]
+        if not is_weight(value):
+            return None
+        assert value is not None
+        _, other, axis = self.followed(node.inputs[1 - position])
+        shape = shape_of(value)
+        own = axis - len(other.shape) + len(shape)
+        if len(value.uses()) != 1 or len(shape) > len(other.shape):
+            raise UnfollowedError("several operators share this parameter")
+        if own < 0 or any(size != 1 for i, size in enumerate(shape) if i != own) or shape[own] != other.width:
+            raise UnfollowedError(f"{node.op_type} of a parameter that is not one number per channel")
+        return Parameter(name_of(value), own)
+
+    def rearranges(self) -> None:
+        """Called where channels are cut or counted."""
+        if self.legality == "torch":
+            raise UnfollowedError("a torch module's own code says where channels are cut")
