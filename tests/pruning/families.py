@@ -102,7 +102,7 @@ def photographs(rng: np.random.Generator, count: int, size: int) -> NDArray[np.f
     coarse = torch.from_numpy(rng.normal(size=(count, 3, 4, 4)))
     coarse += torch.from_numpy(rng.normal(size=(count, 1, 4, 4)) + rng.normal(size=(count, 1, 1, 1)))
     smooth = functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
-    return smooth.numpy() + 0.1 * rng.normal(size=(count, 3, size, size))
+    return 2 * smooth.numpy() + 0.1 * rng.normal(size=(count, 3, size, size))
 
 
 def enliven(network: nn.Module, size: int) -> None:
