@@ -191,7 +191,7 @@ class _Forward:
                 self.channels[node.output] = self._each(node)
             case Join():
                 left, right = (self.channels[name] for name in node.inputs)
-                self.channels[node.output] = _join(node.op, left, right)
+                self.channels[node.output] = join(node.op, left, right)
             case Arrange():
                 for name, (which, channel) in zip(node.outputs, node.sources, strict=True):
                     self.channels[name] = self._arrange(node, which, channel)
@@ -266,7 +266,8 @@ class _Forward:
         return Channels.known(found.flat, found.value) if node.flattens else found
 
 
-def _join(op: str, left: Channels, right: Channels) -> Channels:
+def join(op: str, left: Channels, right: Channels) -> Channels:
+    """What is known of two activations combined by ``op``, channel by channel."""
     with np.errstate(all="ignore"):
         value = COMBINE[op](left.value, right.value)
     zeros = (left.constant & (left.value == 0)), (right.constant & (right.value == 0))

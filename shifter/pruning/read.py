@@ -46,7 +46,7 @@ def read_network(model: ir.Model, legality: Legality = "onnx") -> Network:
     Args:
         legality: ``torch`` follows only what a torch module's own code survives.
     """
-    reader = Reader(_READERS, legality)
+    reader = Reader(READERS, legality)
     for value in model.graph.inputs:
         shape = shape_of(value)
         reader.values[name_of(value)] = Value(shape, 1 if len(shape) > 1 and shape[1] else None)
@@ -60,7 +60,7 @@ def read_network(model: ir.Model, legality: Legality = "onnx") -> Network:
     )
 
 
-_READERS: dict[str, Callable[[Reader, ir.Node], Node | None]] = {
+READERS: dict[str, Callable[[Reader, ir.Node], Node | None]] = {
     **dict.fromkeys(FUNCTIONS, function),
     **dict.fromkeys(COMBINE, binary),
     **dict.fromkeys(("Conv", "Gemm", "MatMul"), layer),
@@ -82,3 +82,4 @@ _READERS: dict[str, Callable[[Reader, ir.Node], Node | None]] = {
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }
+"""By operator."""

@@ -13,6 +13,10 @@ from shifter.pruning.graph import STANDARD, attribute, is_weight, name_of, shape
 from shifter.pruning.network import Each, Legality, Node, Parameter, PerChannel, Stop, Value
 
 
+_WRITTEN = (1 / 6, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+"""Numbers of activation functions that have no short decimal: of hard ones, and SELU's two."""
+
+
 class UnfollowedError(Exception):
     """Why channels cannot be followed through an operator; empty behind one that said so."""
 
@@ -116,7 +120,10 @@ class Reader:
         """An attribute as the network computes with it: float32 in ONNX, what was written in a module."""
         if self.legality == "onnx" or not isinstance(number, float):
             return number
-        return 1 / 6 if abs(number - 1 / 6) < 1e-7 else float(str(np.float32(number)))
+        for written in _WRITTEN:
+            if np.float32(number) == np.float32(written):
+                return written
+        return float(str(np.float32(number)))
 
     def parameter(self, node: ir.Node, position: int) -> Parameter | None:
         """A weight of one number per channel of the other input, or None if it is no weight."""

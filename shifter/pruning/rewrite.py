@@ -45,7 +45,7 @@ def _rebuilt(architecture: bytes, plan: PrunePlan) -> ir.Model:
     for constant in plan.constants:
         _put_constant(model, nodes[constant.node], constant)
     for rewrite in plan.rewrites:
-        _REWRITES[rewrite.op](model, nodes[rewrite.node], rewrite)
+        REWRITES[rewrite.op](model, nodes[rewrite.node], rewrite)
     RemoveUnusedNodesPass()(model)
     for node in model.graph:
         for output in node.outputs:
@@ -175,7 +175,7 @@ def _rewrite_reshape(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
     node.replace_input_with(1, inline(model, f"{rewrite.node}.shape", shape))
 
 
-_REWRITES = {
+REWRITES = {
     "Concat": _rewrite_concat,
     "Gather": _rewrite_gather,
     "Pad": _rewrite_pad,
@@ -183,3 +183,4 @@ _REWRITES = {
     "Slice": _rewrite_slice,
     "Split": _rewrite_split,
 }
+"""By what a :class:`Rewrite` says is rewritten."""

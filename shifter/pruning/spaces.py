@@ -93,17 +93,17 @@ def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
                 pins += [(raw[name], why) for name in (*node.inputs, *node.outputs)]
     pins += [(raw[name], "the network's output") for name in network.outputs]
 
-    root = _join(count, joins)
+    root = join_units(count, joins)
     pinned: dict[int, str] = {}
     for units, why in pins:
         for unit in np.unique(root[units]).tolist():
             pinned.setdefault(unit, why)
     neighbours = [(axis[:-1], axis[1:]) for axis in (root[u] for u in written)]
-    space = _join(count, [*neighbours, (np.arange(count), root)])
+    space = join_units(count, [*neighbours, (np.arange(count), root)])
     return Spaces({name: root[units] for name, units in raw.items()}, space, pinned, count)
 
 
-def _join(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
+def join_units(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
     """The smallest member of each element's set, when the two of every pair are one set."""
     root = np.arange(count)
     if not pairs:

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from shifter.errors import CheckpointError, GraphError, InexactError
-from shifter.pruning import analyse as analyse_module
-from shifter.pruning import carriers as carriers_module
-from shifter.pruning import rebuild as rebuild_module
 from shifter.pruning.exactness import check_exactness, evaluate_float64, relative_error
 from shifter.pruning.plan import PrunePlan, plan_round
-from shifter.pruning.rebuild import rebuild_graph, rebuild_tensors
 from shifter.switching.engine import OnnxEngine
 from shifter.values import Exactness
 
 from .networks import Builder, mask_randomly, random_network
-
-FLOAT64_BOUND = 1e-10  # as promised; written out, so that loosening it in the code does not pass
-
-
-def reduce(architecture, tensors, round_to=1):
-    plan = plan_round(architecture, tensors, round_to)
-    return plan, rebuild_graph(architecture, plan), rebuild_tensors(architecture, plan, tensors, np.float64)
-
-
-def error_of(architecture, tensors, images, round_to=1):
-    _, graph, reduced = reduce(architecture, tensors, round_to)
-    sparse = evaluate_float64(architecture, tensors, images)
-    return relative_error(evaluate_float64(graph, reduced, images), sparse)
+from .reducing import FLOAT64_BOUND, dead_filters, error_of, reduce
 
 
 def variation(answers):
@@ -93,18 +74,6 @@ def test_no_tensor_grows_and_a_plan_survives_json(family, seed):
     for part in plan.layers:
         before = sparse[part.layer.weight].shape
         assert all(a <= b for a, b in zip(reduced[part.layer.reduced_weight].shape, before, strict=True))
-
-
-def dead_filters(rng, pad=1, bias=0.7, dead=(1, 3, 5)):
-    """Two convolutions; some filters of the first are zero, but their biases are not."""
-    builder = Builder(rng, rng.normal(size=(6, 2, 7, 7)))
-    x = builder.activation(builder.conv("images", 8, bias=True, norm=False))
-    x = builder.activation(builder.conv(x, 8, pad=pad, bias=True, norm=False))
-    builder.linear(builder.flatten(x, average=True), 5)
-    architecture, tensors = builder.finish(builder.nodes[-1].output[0])
-    tensors["l0.weight"][list(dead)] = 0
-    tensors["l0.bias"][list(dead)] = [bias * (i + 1) for i in range(len(dead))]
-    return architecture, tensors, builder.images.astype(np.float32)
 
 
 def test_constants_before_a_padded_convolution_share_one_carrier():
@@ -226,43 +195,6 @@ def test_an_operator_that_is_not_followed_stops_the_region_with_its_reason():
     assert error_of(architecture, tensors, builder.images) <= FLOAT64_BOUND
 
 
-class TestPlantedFaults:
-    """Each known fault of other tools, planted here, is caught by the error measure."""
-
-    @staticmethod
-    def error() -> float:
-        architecture, tensors, images = dead_filters(np.random.default_rng(0))
-        return error_of(architecture, tensors, images)
-
-    def test_unplanted(self):
-        assert self.error() <= FLOAT64_BOUND
-
-    def test_constants_dropped(self, monkeypatch):
-        def forgetful(part, weight, factor, rebuilt):
-            settle(replace(part, carried_inputs=()), weight, factor, rebuilt)
-
-        settle = rebuild_module.settle_constants
-        monkeypatch.setattr(rebuild_module, "settle_constants", forgetful)
-        assert self.error() > 1e-3
-
-    def test_folded_at_a_padded_border(self, monkeypatch):
-        monkeypatch.setattr(carriers_module, "absorbs_constants", lambda layer: True)
-        assert self.error() > 1e-3
-
-    def test_zero_decided_by_a_sum(self, monkeypatch):
-        architecture, tensors, images = dead_filters(np.random.default_rng(0))
-        tensors["l0.weight"][0] = 0
-        tensors["l0.weight"][0, 0, 0, :2] = [1.0, -1.0]  # sums to zero, is not zero
-        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
-
-        def by_sum(weight):
-            kernel = tuple(range(2, weight.ndim))
-            return np.broadcast_to(weight.sum(axis=kernel, keepdims=True) != 0, weight.shape)
-
-        monkeypatch.setattr(analyse_module, "nonzero_weights", by_sum)
-        assert error_of(architecture, tensors, images) > 1e-3
-
-
 def test_the_measure_divides_by_the_variation_over_images():
     """A network whose answer hardly moves cannot hide a fault behind the size of its answer."""
     reference = np.full((8, 3), 1000.0) + np.random.default_rng(0).normal(size=(8, 3))
@@ -326,104 +258,3 @@ def test_a_checkpoint_that_does_not_fit_is_refused(name, change, message):
 def test_what_is_no_model_is_refused(architecture):
     with pytest.raises(GraphError, match="not an ONNX model"):
         plan_round(architecture, {})
-
-
-class TestRegionsThatStop:
-    """What is not followed stays as it is: the answers are right and nothing crashes."""
-
-    @staticmethod
-    def build(middle):
-        rng = np.random.default_rng(7)
-        builder = Builder(rng, rng.normal(size=(4, 2, 8, 8)))
-        x = builder.conv("images", 6, norm=False, bias=True)
-        x = middle(builder, x)
-        x = builder.activation(builder.conv(x, 6))
-        builder.linear(builder.flatten(x, average=True), 5)
-        architecture, tensors = builder.finish(builder.nodes[-1].output[0])
-        convs = [name for name, array in tensors.items() if array.ndim == 4]
-        tensors[convs[0]][:3] = 0
-        tensors[convs[1]][:3] = 0
-        return architecture, tensors, builder.images
-
-    def test_a_second_norm_after_a_norm(self):
-        architecture, tensors, images = self.build(lambda b, x: b.norm(b.norm(x, "first"), "second"))
-        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
-
-    def test_an_average_pool_that_pads_by_itself(self):
-        def middle(builder, x):
-            value = builder.values[x]
-            padded = np.pad(value, ((0, 0), (0, 0), (0, 1), (0, 1)))
-            windows = np.lib.stride_tricks.sliding_window_view(padded, (2, 2), axis=(2, 3)).mean(axis=(4, 5))
-            settings = {"kernel_shape": [2, 2], "strides": [1, 1]}
-            return builder.add(
-                "AveragePool", [x], windows, auto_pad="SAME_UPPER", count_include_pad=1, **settings
-            )
-
-        architecture, tensors, images = self.build(middle)
-        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
-
-    def test_an_operator_with_several_outputs(self):
-        """Both are read: the region stops at each of them."""
-
-        def middle(builder, x):
-            value = builder.values[x]
-            left, right = value[:, :, :4], value[:, :, 4:]
-            name = f"v{len(builder.nodes)}"
-            outputs = [f"{name}a", f"{name}b"]
-            builder.nodes.append(helper.make_node("Split", [x], outputs, name=name, axis=2, num_outputs=2))
-            builder.values |= dict(zip(outputs, (left, right), strict=True))
-            return builder.join(*outputs)
-
-        architecture, tensors, images = self.build(middle)
-        plan, _, _ = reduce(architecture, tensors)
-        assert "Split of positions" in plan.untouched.values()
-        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
-
-    def test_a_norm_whose_tensors_another_norm_shares(self):
-        def middle(builder, x):
-            first = builder.norm(x, "shared")
-            names = list(builder.nodes[-1].input[1:])
-            scale, shift, mean, var = (
-                builder.tensors[name].astype(np.float64).reshape(-1, 1, 1) for name in names
-            )
-            y = builder.conv(first, 6, norm=False)
-            value = (builder.values[y] - mean) / np.sqrt(var + 1e-5) * scale + shift
-            return builder.add("BatchNormalization", [y, *names], value, epsilon=1e-5)
-
-        architecture, tensors, images = self.build(middle)
-        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
-
-    def test_axes_that_a_constant_operator_gives(self):
-        def middle(builder, x):
-            axes = helper.make_tensor("axes_value", TensorProto.INT64, [1], [1])
-            builder.nodes.append(helper.make_node("Constant", [], ["axes"], name="axes", value=axes))
-            mean = builder.values[x].mean(axis=1, keepdims=True)
-            mean = builder.add("ReduceMean", [x, "axes"], mean, keepdims=1)  # over the channels
-            return builder.add("Add", [x, mean], builder.values[x] + builder.values[mean])
-
-        architecture, tensors, images = self.build(middle)
-        plan, _, _ = reduce(architecture, tensors)
-        assert "ReduceMean over the channels" in plan.untouched.values()
-        assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
-
-    def test_a_clip_whose_bounds_are_attributes(self):
-        # Without batch norm, which the reference evaluator computes as in training before opset 14.
-        architecture, tensors, images = dead_filters(np.random.default_rng(7))
-        model = onnx.ModelProto.FromString(architecture)
-        model.opset_import[0].version = 10
-        clip = next(node for node in model.graph.node if node.op_type == "Relu")
-        clip.op_type = "Clip"
-        clip.attribute.extend([helper.make_attribute("min", -0.25), helper.make_attribute("max", 0.5)])
-        old = model.SerializeToString()
-        plan, _, _ = reduce(old, tensors)
-        assert "Clip of an opset before 11" in plan.untouched.values()
-        assert error_of(old, tensors, images) <= FLOAT64_BOUND
-
-    def test_shapes_that_the_model_does_not_say_are_inferred(self):
-        architecture, tensors, images = random_network("resnet", 3)
-        proto = onnx.ModelProto.FromString(architecture)
-        del proto.graph.value_info[:]
-        sparse = mask_randomly(tensors, np.random.default_rng(0))
-        bare = proto.SerializeToString()
-        assert not plan_round(bare, sparse).untouched
-        assert error_of(bare, sparse, images) <= FLOAT64_BOUND
