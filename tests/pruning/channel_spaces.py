@@ -178,7 +178,7 @@ def depthwise() -> Case:
     def forward(net: Any, x: Tensor) -> Tensor:
         x = functional.relu6(net.stem(x))
         y = functional.relu6(net.norme(net.expand(x)))
-        y = functional.hardswish(net.normd(net.depth(y)))
+        y = functional.silu(net.normd(net.depth(y)))
         return end(net, x + net.normp(net.project(y)))
 
     def build(w: Widths) -> Net:

@@ -23,8 +23,7 @@ Labels = NDArray[np.int64]
 Get = Callable[[str], Labels]
 
 REAL, ZERO, UNREAD, CONSTANT = range(4)
-"""Kinds: of the small network; zero; random but without a reader; a constant, half of them undoing
-what the others add, whatever a border does to it."""
+"""Kinds: of the small network; zero; random but without a reader; constant."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,26 @@ def interleave(*halves: Labels) -> Labels:
 def layer(name: str, rows: Labels | None, columns: Labels | None = None, role: str = "write",
           norm: str | None = None) -> dict[str, Block]:  # fmt: skip
     """The tensors of a layer and of the norm after it."""
-    tensors = {f"{name}.weight": Block(rows, columns, role), f"{name}.bias": Block(rows, None, role)}
-    return tensors | (norm_of(norm, rows, role) if norm else {})
+    tensors = {f"{name}.weight": Block(rows, columns, role)}
+    if rows is not None:
+        tensors[f"{name}.bias"] = Block(rows, None, role)
+        tensors |= norm_of(norm, rows, role) if norm else {}
+    return tensors
 
 
-def norm_of(name: str, rows: Labels | None, role: str = "write") -> dict[str, Block]:
+def norm_of(name: str, rows: Labels, role: str = "write") -> dict[str, Block]:
     return {
         f"{name}.{key}": Block(rows, None, role) for key in ("weight", "bias", "running_mean", "running_var")
     }
 
 
-def widen(case: Case, size: int, seed: int) -> Widened:
-    """The case's small network with living weights, and a wide one that computes the same."""
+def widen(case: Case, size: int, seed: int, *, undone: bool = True) -> Widened:
+    """The case's small network with living weights, and a wide one.
+
+    Args:
+        undone: half of the constants of a space take back what the others add, whatever a border does
+            to them, so that both networks compute the same. Otherwise constants count.
+    """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     small = case.build({name: space.width for name, space in case.spaces.items()})
@@ -139,7 +146,7 @@ def widen(case: Case, size: int, seed: int) -> Widened:
         count = len(_blocks(of_wide[name]))
         sources = np.split(weights[name], count)
         parts = [
-            _fill(name, part.shape, source, one, two, kinds, rng)
+            _fill(name, part.shape, source, one, two, kinds, undone, rng)
             for part, source, (one, two) in zip(np.split(value, count), sources, groups, strict=True)
         ]
         weights[name] = np.concatenate(parts)
@@ -159,7 +166,7 @@ def _blocks(entry: Block | list[Block]) -> list[Block]:
 
 def _fill(
     name: str, shape: tuple[int, ...], source: NDArray[Any], small: Block, wide: Block,
-    kinds: Mapping[int, int], rng: np.random.Generator,
+    kinds: Mapping[int, int], undone: bool, rng: np.random.Generator,
 ) -> NDArray[np.float32]:  # fmt: skip
     def kinds_of(labels: Labels | None, size: int) -> Labels:
         return np.zeros(size, int) if labels is None else np.array([kinds[int(at) // _SUB] for at in labels])
@@ -167,14 +174,14 @@ def _fill(
     value = rng.normal(0, 0.3, size=shape).astype(np.float32)
     rows = kinds_of(wide.rows, shape[0])
     if value.ndim == 1:
-        _fill_vector(name.rpartition(".")[2], value, rows, wide.role, rng)
+        _fill_vector(name.rpartition(".")[2], value, rows, wide.role, undone, rng)
     else:
         columns = kinds_of(wide.columns, shape[1])
         silent = {"write": (ZERO, CONSTANT), "through": (CONSTANT,), "before": (ZERO,), "gate": ()}
         value[np.isin(rows, silent[wide.role])] = 0
         real = np.flatnonzero(rows == REAL)
         value[np.ix_(real, columns == UNREAD)] = 0
-        for space in np.unique(wide.columns // _SUB**2) if wide.columns is not None else ():
+        for space in np.unique(wide.columns // _SUB**2) if undone and wide.columns is not None else ():
             constants = (columns == CONSTANT) & (wide.columns // _SUB**2 == space)
             one, two = np.array_split(np.flatnonzero(constants), 2)
             value[np.ix_(real, two)] = -value[np.ix_(real, one)]
@@ -185,8 +192,10 @@ def _fill(
     return value
 
 
-def _fill_vector(key: str, value: NDArray[Any], kinds: Labels, role: str, rng: np.random.Generator) -> None:
-    """Biases, norms and scales: what makes a channel zero, or constants equal in pairs."""
+def _fill_vector(
+    key: str, value: NDArray[Any], kinds: Labels, role: str, undone: bool, rng: np.random.Generator
+) -> None:
+    """Biases, norms and scales: what makes a channel zero, or constants of a space equal."""
     if key == "running_var":
         value[:] = rng.uniform(0.5, 2, size=value.shape)
     if key in ("bias", "running_mean") and role != "gate":
@@ -194,6 +203,8 @@ def _fill_vector(key: str, value: NDArray[Any], kinds: Labels, role: str, rng: n
     if role not in ("gate", "before"):
         neutral = {"running_mean": 0, "bias": 0.4}.get(key, 1)
         value[kinds == CONSTANT] = neutral
+        if not undone and key == "bias":
+            value[kinds == CONSTANT] = rng.uniform(0.2, 0.8, size=(kinds == CONSTANT).sum())
 
 
 def _places(small: Labels | None, wide: Labels | None, size: int) -> Labels:
