@@ -161,7 +161,7 @@ def train_run(run: Run, recipe: Recipe, console: Console, name_it: bool = False)
     """
     with cli.terminated_later():
         from jobs.metrics import published
-        from shifter.training.worker import train
+        from shifter.training.on_ray import train
 
     def on_event(event: Mapping[str, Any]) -> None:
         console.on_event({**event, "run": run.name} if name_it else event)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def select_variants(
     profiles: Mapping[str, Profile], recipe: Recipe
 ) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
+    """As :func:`shifter.pruning.select.select`, with the recipe's tolerances."""
     from shifter.pruning.select import select
 
     tolerances = recipe.selection
@@ -66,6 +67,7 @@ def write_report(
     kept: Sequence[str],
     discarded: Sequence[Discarded],
 ) -> None:
+    """Writes one HTML page over every variant, ``kept`` and ``discarded``, in place of an earlier one."""
     from shifter.report.html import render
 
     html = render(

@@ -160,10 +160,12 @@ class InputSpec:
         return np.ascontiguousarray((scaled - mean) / std, dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
+        """As plain data, whose sequences become lists in JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> InputSpec:
+        """Raises KeyError, TypeError or ValueError for what is not of :meth:`to_json`."""
         fields = dict(data)
         for name in ("mean", "std", "classes"):
             fields[name] = tuple(fields[name])
@@ -269,6 +271,7 @@ class Profile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Profile:
+        """Raises KeyError or TypeError for what is not of :meth:`to_json`."""
         fields = dict(data)
         for name in ("latency", "batch_latency", "dense_latency"):
             fields[name] = Latency(**fields[name])

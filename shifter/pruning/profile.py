@@ -33,8 +33,8 @@ WARM_UP = 5
 TURN = 10
 
 
-def accuracy(engine: Engine, images: Images, labels: NDArray[np.int64], batch: int = 256) -> float:
-    """Share of images whose largest logit is their label; every image counts once."""
+def accuracy(engine: Engine, images: NDArray[Any], labels: NDArray[np.int64], batch: int = 256) -> float:
+    """Share of images, as ``engine`` reads them, whose largest logit is their label; each counts once."""
     right = 0
     for start in range(0, len(images), batch):
         answers = engine.run(images[start : start + batch]).argmax(axis=1)
