@@ -22,7 +22,7 @@ app.command("load")(load.main)
 
 
 def main() -> None:
-    app()
+    cli.run_app(app)
 
 
 if __name__ == "__main__":

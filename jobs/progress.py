@@ -104,6 +104,9 @@ def _told(event: Mapping[str, Any]) -> str:
             f"{event['structural_parameters']:,} structural parameters, "
             f"error {event['error']:.1e} (relative, in float64)"
         )
+    if kind == "waiting":
+        so_far = clock(event["seconds"])
+        return f"waiting for a CPU: all of the cluster's ({event['cpus']}) are taken; {so_far} so far"
     if kind == "profiling":
         return f"profiling {event['variants']} variants"
     return told(event)
