@@ -90,7 +90,10 @@ def check_exactness(
             is no fault of the reduction, and for :attr:`Exactness.refusal` to say.
     """
     reference = evaluate_float64(*sparse, images)
-    rounded = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in pruned[1].items()}
+    rounded = {
+        key: np.ascontiguousarray(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype)
+        for key, value in pruned[1].items()
+    }
     found = Exactness(
         float64=relative_error(evaluate_float64(*pruned, images), reference),
         float32=relative_error(run_float32(pruned[0], rounded, images), reference),

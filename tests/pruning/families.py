@@ -267,8 +267,8 @@ def _inception() -> nn.Module:
     return network
 
 
-def _squeezenet(version: str) -> nn.Module:
-    return _narrow(8, zoo.SqueezeNet, version)
+def _squeezenet() -> nn.Module:
+    return _narrow(8, zoo.SqueezeNet, "1_0")
 
 
 def _shufflenet() -> nn.Module:
@@ -393,8 +393,7 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int, int | None]] = {
     "densenet": (_densenet, 64, 80),
     "googlenet": (_googlenet, 64, 96),
     "inception": (_inception, 107, 139),
-    "squeezenet-1.0": (lambda: _squeezenet("1_0"), 64, 80),
-    "squeezenet-1.1": (lambda: _squeezenet("1_1"), 64, 80),
+    "squeezenet": (_squeezenet, 64, 80),
     "shufflenet": (_shufflenet, 64, None),
     "mobilenet-v2": (_mobilenet_v2, 64, 80),
     "mobilenet-v3": (_mobilenet_v3, 64, 80),
