@@ -15,7 +15,7 @@ import typer
 
 from jobs.console import Style
 from shifter import __version__
-from shifter.command_line import Overrides, errors_in_a_line, run
+from shifter.command_line import INTERRUPTED, TERMINATED, Overrides, errors_in_a_line, run, run_app
 from shifter.errors import ShifterError
 
 __all__ = [
@@ -28,15 +28,11 @@ __all__ = [
     "reports_errors",
     "require",
     "run",
+    "run_app",
     "terminated_later",
 ]
 
 P = ParamSpec("P")
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it. 1 is a failure, 2 a wrong command line."""
-TERMINATED = 143
-"""Exit status after SIGTERM, likewise."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from typing import Annotated
 import typer
 
 from shifter.errors import ShifterError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it. 1 is a failure, 2 a wrong command line."""
+TERMINATED = 143
+"""Exit status after SIGTERM, likewise."""
 
 Overrides = Annotated[
     list[str] | None,
@@ -40,4 +46,20 @@ def run(command: Callable[..., None]) -> None:
     """Runs a command as a program of its own, with this process's arguments; raises SystemExit."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    app()
+    run_app(app)
+
+
+def run_app(app: Callable[[], object]) -> None:
+    """Runs a command line; raises SystemExit.
+
+    One that was interrupted has cleaned up, and leaves without the interpreter's own end: threads of
+    libraries that were in the middle of something may abort the process there, with another status.
+    """
+    try:
+        app()
+    except SystemExit as ended:
+        if ended.code in (INTERRUPTED, TERMINATED):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code)
+        raise
