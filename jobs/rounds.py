@@ -28,6 +28,7 @@ from shifter.pruning.rebuild import (
     rebuild_layer,
     rebuild_parameter,
     rebuild_tensors,
+    rounded,
 )
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
@@ -169,7 +170,7 @@ def prove_and_write(
         exact |= arrays
     graph = rebuild_graph(architecture, plan)
     exactness = check_exactness(name, (architecture, sparse), (graph, exact), evaluation.proof, _run_float32)
-    tensors = {key: np.ascontiguousarray(array, dtype=np.float32) for key, array in exact.items()}
+    tensors = {key: rounded(array) for key, array in exact.items()}
     engine = _Normalising(OnnxEngine(graph, tensors), evaluation.input_spec)
     dense, nonzero = count_parameters(sparse[key] for key in parameter_names(architecture))
     facts = Facts(

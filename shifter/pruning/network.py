@@ -52,6 +52,7 @@ class Layer:
             no constant output channel.
         transposed: True if the weight is stored as (in, out).
         rank: axes of the weight.
+        made_bias: name of the bias that the reduced layer gets, where the usual one is taken.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Layer:
     groups: int = 1
     transposed: bool = False
     rank: int = 4
+    made_bias: str | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -81,8 +83,8 @@ class Layer:
 
     @property
     def reduced_bias(self) -> str:
-        """Name of the bias after fusion and reduction; every reduced layer has one."""
-        return f"{self.name}.bias"
+        """Name of the bias after fusion and reduction, if the reduced layer has one."""
+        return self.made_bias or f"{self.name}.bias"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -45,6 +45,18 @@ class LayerPlan:
     carried_inputs: tuple[tuple[int, int, float], ...] = ()
     idle: tuple[tuple[int, str], ...] = ()
 
+    @property
+    def is_biased(self) -> bool:
+        """Whether the reduced layer has a bias: a MatMul that had none gets one only for a constant."""
+        has = self.layer.op != "MatMul" or self.layer.bias is not None or bool(self.folded_inputs)
+        return has or any(value != 0 for _, value in self.constant_outputs)
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Names of the reduced layer's tensors."""
+        names = (self.layer.reduced_weight, self.layer.reduced_bias)
+        return names if self.is_biased else names[:1]
+
     def to_json(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"layer": self.layer.to_json()}
 

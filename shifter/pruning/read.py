@@ -7,13 +7,14 @@ stops there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from shifter.pruning.functions import COMBINE, FUNCTIONS
 from shifter.pruning.graph import name_of, shape_of
-from shifter.pruning.network import Legality, Network, Node, Value
+from shifter.pruning.network import LayerNode, Legality, Network, Node, Value
 from shifter.pruning.read_arrange import (
     concat,
     flatten,
@@ -55,9 +56,18 @@ def read_network(model: ir.Model, legality: Legality = "onnx") -> Network:
     return Network(
         inputs=tuple(name_of(v) for v in model.graph.inputs),
         outputs=tuple(name_of(v) for v in model.graph.outputs),
-        nodes=tuple(reader.nodes),
+        nodes=tuple(_with_bias_named(node, model.graph.initializers.keys()) for node in reader.nodes),
         values=reader.values,
     )
+
+
+def _with_bias_named(node: Node, taken: Collection[str]) -> Node:
+    """A bias that is made must not take the name of a tensor that something else reads."""
+    if not isinstance(node, LayerNode) or node.layer.bias == node.layer.reduced_bias:
+        return node
+    if node.layer.reduced_bias not in taken:
+        return node
+    return replace(node, layer=replace(node.layer, made_bias=f"{node.layer.weight}.bias"))
 
 
 READERS: dict[str, Callable[[Reader, ir.Node], Node | None]] = {

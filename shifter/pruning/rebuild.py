@@ -28,6 +28,7 @@ __all__ = [
     "rebuild_layer",
     "rebuild_parameter",
     "rebuild_tensors",
+    "rounded",
 ]
 
 Arrays = dict[str, NDArray[Any]]
@@ -57,11 +58,13 @@ def rebuild_tensors(
     architecture: bytes, plan: PrunePlan, tensors: Tensors, dtype: DTypeLike = np.float32
 ) -> Arrays:
     """Everything that the reduced graph reads, tensors of layers that are not followed included."""
-    rest = {
-        name: np.ascontiguousarray(read_tensor(name, tensors), dtype=dtype)
-        for name in other_tensors(architecture, plan)
-    }
+    rest = {name: rounded(tensors[name], dtype) for name in other_tensors(architecture, plan)}
     return rest | rebuild(plan, tensors, dtype)
+
+
+def rounded(array: NDArray[Any], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """The array as ``dtype`` if it holds real numbers; indices and truths stay what they are."""
+    return np.ascontiguousarray(array, dtype=dtype if array.dtype.kind == "f" else None)
 
 
 def rebuild_parameter(part: ParameterPlan, tensors: Tensors, dtype: DTypeLike = np.float32) -> Arrays:
@@ -87,7 +90,7 @@ def rebuild_layer(part: LayerPlan, tensors: Tensors, dtype: DTypeLike = np.float
 
     Returns:
         Weight (kept out, kept in / groups, …), as stored (in, out) if the layer's is, and bias
-        (kept out,), C-contiguous.
+        (kept out,) if it has one, C-contiguous.
 
     Raises:
         CheckpointError: if a tensor is missing, misshapen or not finite.
@@ -103,6 +106,8 @@ def rebuild_layer(part: LayerPlan, tensors: Tensors, dtype: DTypeLike = np.float
     bias = settle_outputs(part, rebuilt, bias)
     if part.layer.transposed:
         rebuilt = np.ascontiguousarray(rebuilt.T)
+    if not part.is_biased:
+        return {part.layer.reduced_weight: rebuilt}
     return {
         part.layer.reduced_weight: rebuilt,
         part.layer.reduced_bias: np.ascontiguousarray(bias[list(part.outputs)], dtype=dtype),

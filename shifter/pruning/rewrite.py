@@ -23,7 +23,7 @@ def rebuild_graph(architecture: bytes, plan: PrunePlan) -> bytes:
 
 def other_tensors(architecture: bytes, plan: PrunePlan) -> tuple[str, ...]:
     """Checkpoint tensors that the reduced graph still reads as they are (layers that are not followed)."""
-    made = {name for part in plan.layers for name in (part.layer.reduced_weight, part.layer.reduced_bias)}
+    made = {name for part in plan.layers for name in part.made}
     made |= {part.name for part in plan.slices} | {part.name for part in plan.constants}
     weights = _rebuilt(architecture, plan).graph.initializers.items()
     return tuple(name for name, value in weights if is_weight(value) and name not in made)
@@ -62,6 +62,8 @@ def _rewrite_layer(model: ir.Model, node: ir.Node, read: LayerNode, part: LayerP
     _replace_weight(model, weight, (into, out) if layer.transposed else (out, into, *kernel))
     if layer.groups > 1:
         node.attributes["group"] = ir.AttrInt64("group", part.groups)
+    if not part.is_biased:
+        return
     model.graph.initializers.pop(layer.reduced_bias, None)
     bias = weightless(layer.reduced_bias, (out,))
     model.graph.initializers.add(bias)

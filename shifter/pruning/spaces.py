@@ -71,6 +71,8 @@ def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
                 else:
                     raw[node.output] = new(facts.out)
                     written.append(raw[node.output])
+                if not node.follows and facts.groups > 1:
+                    pins.append((raw[node.output], f"the inputs of {node.layer.name} are not followed"))
             case Each():
                 raw[node.output] = raw[node.inputs[0]]
             case Join():
