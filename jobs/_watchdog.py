@@ -14,15 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE_S = 10.0
+PATIENCE_S = 15.0
+QUIET_S = 3.0
 
 
 def main(folder: str) -> None:
     if sys.stdin.buffer.read():
         return
-    end = time.monotonic() + PATIENCE_S
-    # Again, because one that was just being started was not yet seen.
-    while kill_all(folder) and time.monotonic() < end:
+    last = begin = time.monotonic()
+    # Again, and for a while after none is left: one that is just being started shows no environment.
+    while (now := time.monotonic()) < min(begin + PATIENCE_S, last + QUIET_S):
+        if kill_all(folder):
+            last = now
         time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
 
