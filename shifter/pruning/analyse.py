@@ -19,6 +19,7 @@ from shifter.pruning.functions import COMBINE
 from shifter.pruning.fuse import fuse_norm, not_finite, read_tensor, read_weight
 from shifter.pruning.network import (
     Arrange,
+    Bools,
     Each,
     Float64s,
     Ints,
@@ -30,7 +31,7 @@ from shifter.pruning.network import (
     Value,
 )
 from shifter.pruning.threads import side_by_side
-from shifter.pruning.zeros import FEW, Bools, nonzero_columns, nonzero_rows
+from shifter.pruning.zeros import FEW, nonzero_columns, nonzero_rows
 from shifter.values import Tensors
 
 

@@ -12,7 +12,6 @@ import onnx_ir as ir
 from shifter.pruning.graph import STANDARD, attribute, is_weight, name_of, shape_of
 from shifter.pruning.network import Each, Legality, Node, Parameter, PerChannel, Stop, Value
 
-
 _WRITTEN = (1 / 6, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 """Numbers of activation functions that have no short decimal: of hard ones, and SELU's two."""
 

@@ -49,7 +49,9 @@ def rebuild(
         threads: that work side by side; as many as there are cores unless said.
     """
     room = _Room.of(plan, tensors, np.dtype(dtype))
-    layers = side_by_side(lambda part: rebuild_layer(part, tensors, dtype, room.take(part)), plan.layers, threads)
+    layers = side_by_side(
+        lambda part: rebuild_layer(part, tensors, dtype, room.take(part)), plan.layers, threads
+    )
     made: Arrays = {}
     for arrays in layers:
         made |= arrays

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+from shifter.pruning.network import Bools, Ints
+
 Array = NDArray[Any]
 
-BLOCK = 2**16
+BLOCK = 2**15
 """Numbers worked on at a time, so that they stay in a core's cache."""
 
 FEW = 8
@@ -25,7 +25,7 @@ FEW = 8
 
 def is_finite(array: Array) -> bool:
     """True if the array holds neither NaN nor infinity. In one pass, unless its squares overflow."""
-    if array.flags.c_contiguous:
+    if array.size >= BLOCK and array.flags.c_contiguous:
         flat = array.reshape(-1)
         with np.errstate(all="ignore"):
             if np.isfinite(np.dot(flat, flat)):
