@@ -63,8 +63,8 @@ def answers_of(module: nn.Module, images: NDArray[np.float32]) -> NDArray[np.flo
     return np.concatenate(found)
 
 
-def alive(module: nn.Module, size: int, channels: int = 3) -> nn.Module:
-    """In place: weights as a trained network's, batch norm's statistics those of images."""
+def enliven(module: nn.Module) -> None:
+    """Random weights of a trained network's size."""
     for part in module.modules():
         if hasattr(part, "eps"):
             part.eps = float(np.float32(part.eps))  # as ONNX stores it
@@ -77,31 +77,35 @@ def alive(module: nn.Module, size: int, channels: int = 3) -> nn.Module:
                 nn.init.normal_(parameter, 0.0, (2 / parameter[0].numel()) ** 0.5)
             elif name != "logit_scale":
                 nn.init.normal_(parameter, 0.0, 0.15)
+
+
+def calibrate(module: nn.Module, size: int) -> None:
+    """Batch norm's statistics are those of images; then its scale and shift are perturbed."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
     module.train()
-    with torch.no_grad():
-        if norms:
-            module(photographs(np.random.default_rng(1), 8, size, channels))
+    if norms:
+        module(photographs(np.random.default_rng(1), 8, size))
     for norm in norms:
         nn.init.normal_(norm.weight, 1.0, 0.3)
         nn.init.normal_(norm.bias, 0.1, 0.3)
-    return module.eval()
+    module.eval()
 
 
-def photographs(rng: np.random.Generator, count: int, size: int, channels: int = 3) -> torch.Tensor:
-    """Smooth images of different brightness, with a little noise: float32 (count, channels, size, size)."""
-    coarse = torch.from_numpy(rng.normal(size=(count, channels, 4, 4)) + rng.normal(size=(count, 1, 1, 1)))
+def photographs(rng: np.random.Generator, count: int, size: int) -> torch.Tensor:
+    """Smooth images of different brightness, with a little noise: float32 (count, 3, size, size)."""
+    coarse = torch.from_numpy(rng.normal(size=(count, 3, 4, 4)) + rng.normal(size=(count, 1, 1, 1)))
     smooth = functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
     return (smooth + 0.1 * torch.from_numpy(rng.normal(size=smooth.shape))).float()
 
 
 def subject(name: str, module: nn.Module, size: int, zero: Callable[[nn.Module], None]) -> Subject:
-    """``module`` made alive, then sparse by ``zero``, and exported."""
+    """``module`` with random weights, made sparse by ``zero``, calibrated, and exported."""
     with torch.no_grad():
-        alive(module, size)
+        enliven(module)
         zero(module)
+        calibrate(module, size)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     spec = InputSpec(3, size, size, 255.0, (0.0,) * 3, (1.0,) * 3, ("class",))
