@@ -28,6 +28,7 @@ from shifter.models import create, prunable_names
 from shifter.recipe import Recipe
 from shifter.training.loop import train_round
 from shifter.training.network_state import state_of
+from shifter.training.process import set_up
 from shifter.training.ranking import dense_mask
 from shifter.training.round import Epoch, Observer, Round
 from shifter.training.schedule import Schedule
@@ -158,9 +159,10 @@ def main(
     threads: Annotated[int, typer.Option()] = 2,
     precision: Annotated[str, typer.Option()] = "float32",
     whole: Annotated[bool, typer.Option(help="All images, not the first few.")] = False,
+    own_pages: Annotated[bool, typer.Option("--own-pages", help="For each large block of memory.")] = False,
 ) -> None:
     """Prints one JSON line: images/s after the first epoch, peak memory, and what it is made of."""
-    torch.set_num_threads(threads)
+    set_up(threads, own_pages=own_pages)
     recipe = make_recipe(data, model, epochs, precision=precision)
     dataset = load(recipe.data, recipe.seed)  # a memory map: its pages count when they are read
     _load_what_is_loaded_late(recipe, dataset)

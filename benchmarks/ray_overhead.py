@@ -25,7 +25,7 @@ _TICKS_PER_SECOND = 100
 def cpu_seconds_under_ray(recipe: Recipe) -> list[float]:
     """Of each round but the first, whose start is the fit's: a cluster of one node, one worker."""
     from jobs.cluster import cluster
-    from shifter.training.worker import train as train_on_ray
+    from shifter.training.on_ray import train as train_on_ray
 
     marks: list[float] = []
 

@@ -34,6 +34,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 Data = Annotated[Path, typer.Option(help="The folder of CIFAR-10: Parquet files, or as published.")]
 Model = Annotated[str, typer.Option(help="resnet20 or vgg16.")]
 Repetitions = Annotated[int, typer.Option(help="Pairs of measurements.")]
+OwnPages = Annotated[
+    bool, typer.Option("--own-pages", help="Each large block of memory in pages of its own.")
+]
 Out = Annotated[Path, typer.Option(help="Rows are added to this file, as JSON lines.")]
 RESULTS = Path("benchmarks/results/training.jsonl")
 
@@ -157,7 +160,32 @@ def workers(data: Data, model: Model = "resnet20", repetitions: Repetitions = 7,
 
 
 @app.command()
-def memory(data: Data, model: Model = "resnet20", repetitions: Repetitions = 3, out: Out = RESULTS) -> None:
+def pages(data: Data, model: Model = "resnet20", repetitions: Repetitions = 7, out: Out = RESULTS) -> None:
+    """Images/s of a one-core worker with pages of their own for large blocks, against a heap alone."""
+
+    def speed(own_pages: bool) -> float:
+        told = _rounds(data, model, BATCHES[model], threads=1, workers=1, own_pages=own_pages)
+        return float(told["images_per_second"])
+
+    measured = in_turns(lambda: speed(True), lambda: speed(False), repetitions)
+    row = compared(
+        f"images/s, {model}, batch {BATCH}, 1 core, large blocks in own pages / on the heap",
+        ">= 0.98",
+        ("own pages", "heap"),
+        measured,
+        batches=BATCHES[model],
+    )
+    _finish(row, out)
+
+
+@app.command()
+def memory(
+    data: Data,
+    model: Model = "resnet20",
+    repetitions: Repetitions = 3,
+    own_pages: OwnPages = False,
+    out: Out = RESULTS,
+) -> None:
     """Peak memory of the loop above its imports against what training cannot do without.
 
     Of one dense round that saves nothing: a worker of a run also holds the rewind point, and a copy
@@ -165,7 +193,7 @@ def memory(data: Data, model: Model = "resnet20", repetitions: Repetitions = 3, 
     """
     peaks, needed, parts = [], [], {}
     for _ in range(repetitions):
-        told = _rounds(data, model, 8, threads=2, workers=1, epochs=2)
+        told = _rounds(data, model, 8, threads=2, workers=1, own_pages=own_pages)
         peaks.append(told["peak_bytes"] / 2**20)
         needed.append(sum(told["parts"].values()) / 2**20)
         parts = {name: round(size / 2**20, 1) for name, size in told["parts"].items()}
@@ -175,16 +203,18 @@ def memory(data: Data, model: Model = "resnet20", repetitions: Repetitions = 3, 
         ("measured", "added up"),
         (peaks, needed),
         parts_mib=parts,
+        own_pages=own_pages,
     )
     _finish(row, out)
 
 
 def _rounds(
-    data: Path, model: str, batches: int, *, threads: int, workers: int, epochs: int = 2
+    data: Path, model: str, batches: int, *, threads: int, workers: int, own_pages: bool = False
 ) -> dict[str, Any]:
     """What worker 0 of a dense round in ``workers`` processes tells."""
     command = [sys.executable, "-m", "benchmarks.dense_round", "--data", str(data), "--model", model]
-    command += [f"--batches={batches}", f"--threads={threads}", f"--epochs={epochs}"]
+    command += [f"--batches={batches}", f"--threads={threads}", "--epochs=2"]
+    command += ["--own-pages"] if own_pages else []
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -15,14 +15,24 @@ import typer
 
 from jobs.console import Style
 from shifter import __version__
+from shifter.command_line import INTERRUPTED, TERMINATED, Overrides, errors_in_a_line, run, run_app
 from shifter.errors import ShifterError
 
-P = ParamSpec("P")
+__all__ = [
+    "INTERRUPTED",
+    "TERMINATED",
+    "Overrides",
+    "Progress",
+    "Terminated",
+    "Version",
+    "reports_errors",
+    "require",
+    "run",
+    "run_app",
+    "terminated_later",
+]
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it. 1 is a failure, 2 a wrong command line."""
-TERMINATED = 143
-"""Exit status after SIGTERM, likewise."""
+P = ParamSpec("P")
 
 
 class Terminated(KeyboardInterrupt):
@@ -35,16 +45,6 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Change the recipe, as in seed=7 or training.learning_rate=0.05; the value is YAML. "
-        "May be repeated.",
-        metavar="A.B=C",
-        show_default=False,
-    ),
-]
 Progress = Annotated[
     Style,
     typer.Option(
@@ -67,11 +67,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with _terminable():
+            with errors_in_a_line(), _terminable():
                 command(*args, **kwargs)
-        except ShifterError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
         except Terminated:
             print("terminated", file=sys.stderr)
             raise typer.Exit(TERMINATED) from None
@@ -142,10 +139,3 @@ def require(job: str, extras: str, *modules: str) -> None:
         raise ShifterError(
             f"{job} needs {', '.join(missing)}, which this Python has not: pip install 'shifter[{extras}]'"
         )
-
-
-def run(command: Callable[..., None]) -> None:
-    """Runs one job as a command line of its own (``python -m jobs.NAME``)."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    app()

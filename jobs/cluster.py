@@ -73,7 +73,8 @@ def _remote(address: str, cpus: int, say: Callable[[str], None]) -> Iterator[Non
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ShifterError(f"the Ray cluster at RAY_ADDRESS={address} cannot be used: {error}") from error
     try:
-        has = int(ray.cluster_resources().get("CPU", 0))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        has = int(resources.get("CPU", 0))
         waits = f", which has to grow to {cpus} before training begins" if has < cpus else ""
         say(f"on the Ray cluster at {address} with {has} CPUs{waits}")
         yield

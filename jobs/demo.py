@@ -120,8 +120,9 @@ def serve_and_judge(run: str, recipe: Recipe, console: Console) -> tuple[list[Tr
             served = running.enter_context(serving())
             fixed = {v: Settings(policy="fixed", variant=v, **common) for v in (largest, smallest)}
             urls = served.deploy({f"fixed-{variant}": settings for variant, settings in fixed.items()})
-        checked = 0
-        for attempt in range(1, ATTEMPTS + 1):
+        checked = attempt = 0
+        while True:
+            attempt += 1
             with _step("measure what they carry", console):
                 carries = {v: trial.capacity(driver, urls[f"fixed-{v}"], seconds=2.5) for v in fixed}
                 for variant, rate in carries.items():

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 # torch, Ray and the rest take seconds to import: the functions that need them do it.
 
 
-def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -> dict[str, Any]:
+def generate(
+    recipe: Recipe, store: Store, name: str | None, console: Console, local: bool = False
+) -> dict[str, Any]:
     """Carries out ``recipe``, or what is left of it; returns :func:`summary` of the run.
 
     Every step returns early if its output is in the store, so a run that was killed goes on from
@@ -51,14 +53,14 @@ def generate(recipe: Recipe, store: Store, name: str | None, console: Console) -
             storage_troubles_shown(console),
             Lease.hold(store, run.lease_folder, console.say) as lease,
         ):
-            _carry_out(store.guarded(lease.guard), recipe, run.name, console)
+            _carry_out(store.guarded(lease.guard), recipe, run.name, console, local)
     except KeyboardInterrupt:
         console.say(f"{run.name} is interrupted; the same command resumes it")
         raise
     return summary(run)
 
 
-def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> None:
+def _carry_out(store: Store, recipe: Recipe, name: str, console: Console, local: bool) -> None:
     run = Run.begin(store, recipe, name)
     if run.is_finished:
         return  # by the driver whose end was waited for
@@ -66,10 +68,18 @@ def _carry_out(store: Store, recipe: Recipe, name: str, console: Console) -> Non
     with failure_recorded(run):
         with cli.terminated_later():
             from jobs.cluster import cluster
-        with cluster(recipe.min_workers, console.say):
-            tell_of_skipped(recipe, console)
-            train_run(run, recipe, console)
-            variants = _reduce(run, recipe, console)
+            from shifter.training import course
+        variants = None
+        if local and course.is_trained(run):
+            course.complete(run)
+        else:
+            with cluster(recipe.min_workers, console.say):
+                tell_of_skipped(recipe, console)
+                train_run(run, recipe, console)
+                if not local:
+                    variants = _reduce(run, recipe, console)
+        if variants is None:
+            variants = _reduce(run, recipe, console, local=True)
         _publish(run, recipe, variants, console)
 
 
@@ -135,12 +145,12 @@ def failure_recorded(run: Run) -> Iterator[None]:
         raise
 
 
-def _reduce(run: Run, recipe: Recipe, console: Console) -> list[Variant]:
+def _reduce(run: Run, recipe: Recipe, console: Console, local: bool = False) -> list[Variant]:
     with cli.terminated_later():
         from jobs.reduction import reduce_run
 
     run.advance("reducing")
-    return reduce_run(run, recipe, console.on_event)
+    return reduce_run(run, recipe, console.on_event, local)
 
 
 def _publish(run: Run, recipe: Recipe, variants: Sequence[Variant], console: Console) -> None:
@@ -161,7 +171,7 @@ def train_run(run: Run, recipe: Recipe, console: Console, name_it: bool = False)
     """
     with cli.terminated_later():
         from jobs.metrics import published
-        from shifter.training.worker import train
+        from shifter.training.on_ray import train
 
     def on_event(event: Mapping[str, Any]) -> None:
         console.on_event({**event, "run": run.name} if name_it else event)
@@ -211,6 +221,12 @@ def main(
             max=100,
         ),
     ] = 1,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local", help="Reduce in this process; Ray is only started if there is training left."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
     progress: cli.Progress = Style.AUTO,
     version: cli.Version = False,
@@ -223,6 +239,10 @@ def main(
     cli.require("generate", "train,report", *NEEDED)
     with results_only_on_stdout() as show, Console.open(progress) as console:
         resolved = Recipe.load(recipe, overrides or [])
+        if replicates > 1 and local:
+            raise typer.BadParameter(
+                "replicates share a cluster: leave one of the two out", param_hint="--local"
+            )
         if replicates > 1:
             told, text = _replicated(resolved, store, name, replicates, dry_run, console)
         else:
@@ -231,7 +251,7 @@ def main(
             if dry_run:
                 told, text = plan(run, resolved), plan_text
             else:
-                told, text = generate(resolved, Store.open(store), name, console), run_table
+                told, text = generate(resolved, Store.open(store), name, console, local), run_table
     show(json.dumps(told, indent=2) if as_json else text(told))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from shifter.training.telling import images_per_second, told
+
 
 class Training:
     """Rate, time left and cost, from the epochs as they come in.
@@ -20,7 +22,7 @@ class Training:
 
     def __init__(self, epoch: Mapping[str, Any], now: float) -> None:
         # Since the first epoch began, so that what lies between two rounds counts as well.
-        self._began = self._at = now - epoch["seconds"]
+        self._began = self._at = now - float(epoch["seconds"])
         self._images = 0
         self._cost = 0.0
         self.take(epoch, now)
@@ -35,16 +37,16 @@ class Training:
     @property
     def images_per_second(self) -> float:
         """Of the last epoch, over all workers."""
-        return self.epoch["images"] / max(self.epoch["seconds"], 1e-9)
+        return images_per_second(self.epoch)
 
     def seconds_left(self, now: float) -> float:
         """To the end of the last round, if the rest goes as what was seen so far."""
         per_image = (self._at - self._began) / max(self._images, 1)
-        return max(0.0, self.epoch["images_left"] * per_image - (now - self._at))
+        return max(0.0, int(self.epoch["images_left"]) * per_image - (now - self._at))
 
     def worker_seconds(self, now: float) -> float:
         """What the workers have been held for: seconds of one accelerator, or of one CPU, each."""
-        return self._cost + (now - self._at) * self.epoch["workers"]
+        return self._cost + (now - self._at) * int(self.epoch["workers"])
 
     @property
     def unit(self) -> str:
@@ -68,13 +70,8 @@ class Training:
 
     def line(self, now: float) -> str:
         """The same in one line."""
-        seen, cells = self.epoch, self.cells(now)
-        return (
-            f"{_whose(seen)}round {seen['round']} of 0–{seen['rounds'] - 1} ({cells['ratio']}), "
-            f"epoch {seen['epoch']} of {seen['epochs']}: "
-            f"loss {cells['loss']}, validation accuracy {cells['validation']}, "
-            f"{cells['images/s']} images/s, {cells['time left']} left, {cells['cost']} so far"
-        )
+        left, cost = clock(self.seconds_left(now)), f"{self.worker_seconds(now):,.0f} {self.unit}"
+        return f"{line(self.epoch)}, {left} left, {cost} so far"
 
     def figures(self, now: float) -> dict[str, float]:
         """What a program would otherwise have to work out itself, as numbers."""
@@ -91,7 +88,7 @@ def clock(seconds: float) -> str:
 
 
 def line(event: Mapping[str, Any]) -> str:
-    """An event other than an epoch, for people."""
+    """An event for people."""
     return f"{_whose(event)}{_told(event)}"
 
 
@@ -101,19 +98,15 @@ def _whose(event: Mapping[str, Any]) -> str:
 
 def _told(event: Mapping[str, Any]) -> str:
     kind = event["event"]
-    if kind == "round":
-        return (
-            f"round {event['round']} of 0–{event['rounds'] - 1} ({event['ratio']:g}x) is finished: "
-            f"{event['nonzero_weights']:,} weights, validation accuracy {event['validation_accuracy']:.2%}"
-        )
     if kind == "reduced":
         return (
             f"reduced {event['variant']} ({event['done']} of {event['of']}): "
             f"{event['structural_parameters']:,} structural parameters, "
             f"error {event['error']:.1e} (relative, in float64)"
         )
-    if kind == "note":
-        return str(event["text"])
+    if kind == "waiting":
+        so_far = clock(event["seconds"])
+        return f"waiting for a CPU: all of the cluster's ({event['cpus']}) are taken; {so_far} so far"
     if kind == "profiling":
         return f"profiling {event['variants']} variants"
-    raise AssertionError(f"an event that nobody shows: {event}")
+    return told(event)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def select_variants(
     profiles: Mapping[str, Profile], recipe: Recipe
 ) -> tuple[tuple[str, ...], tuple[Discarded, ...]]:
+    """As :func:`shifter.pruning.select.select`, with the recipe's tolerances."""
     from shifter.pruning.select import select
 
     tolerances = recipe.selection
@@ -66,15 +67,19 @@ def write_report(
     kept: Sequence[str],
     discarded: Sequence[Discarded],
 ) -> None:
+    """Writes one HTML page over every variant, ``kept`` and ``discarded``, in place of an earlier one."""
+    from shifter.pruning.select import search_efficiency
     from shifter.report.html import render
 
+    profiles = {v.name: v.profile for v in variants}
     html = render(
         run.name,
         recipe.resolved(),
         run.record["provenance"],
-        [(v.name, v.profile) for v in variants],
+        list(profiles.items()),
         kept,
         discarded,
+        search_efficiency(profiles, run.finished_rounds()),
     )
     run.store.replace(run.report_key, html.encode())
 

@@ -91,6 +91,11 @@ class Summary:
 
 
 def summarise(records: Sequence[Record], objective_s: float) -> Summary:
+    """A load in figures; percentiles and ``attainment`` are NaN where there is nothing to take them of.
+
+    Args:
+        objective_s: seconds from when a request was due to its answer.
+    """
     latencies = [1e3 * r.latency for r in records if r.answered]
     variants: dict[str, int] = {}
     for record in records:

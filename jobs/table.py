@@ -17,7 +17,7 @@ _LEGEND = """\
 non-zero    parameters that are not zero, which is what a compression ratio counts
 structural  parameters left to store and multiply, batch norm folded in. Only whole filters can go, and
             pruning weight by weight empties few of them until the ratio is high: so far, sizes are equal
-p50, p99    latency of one image
+p50, p99    latency of one image on one core; alternating: p50 when each call is another variant's turn
 error       of the answers in float32, relative to the sparse model's; in float64 at most {float64:.0e}"""
 
 
@@ -47,12 +47,14 @@ def variants_table(profiles: Mapping[str, Profile], discarded: Sequence[Discarde
         "test",
         "p50 (ms)",
         "p99 (ms)",
+        "alternating (ms)",
         "error (float32)",
     ):
         table.add_column(heading, justify="right")
     if reasons:
         table.add_column("selection")
     for name, profile in profiles.items():
+        alternating = profile.alternating_latency
         cells = [
             name,
             f"{profile.nonzero_parameters:,}",
@@ -62,6 +64,7 @@ def variants_table(profiles: Mapping[str, Profile], discarded: Sequence[Discarde
             f"{profile.test_accuracy:.2%}",
             f"{profile.latency.p50_ms:.3f}",
             f"{profile.latency.p99_ms:.3f}",
+            f"{alternating.p50_ms:.3f}" if alternating else "–",
             f"{profile.exactness.float32:.1e}",
         ]
         if reasons:

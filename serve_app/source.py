@@ -38,9 +38,11 @@ def find_package(place: str) -> str:
         Store.at(place)  # refuses what names nothing
         # Not `Store.open`, which wants to write: a node that serves may only be allowed to read.
         run = Run(Store.at(uri), name)
-        current = json.loads(run.store.read(run.portfolio_json))["current"]
+        named = run.store.read(run.portfolio_json)
     except StoreError as error:
         raise PackageError(f"{place} is no run with a portfolio, nor a package: {error}") from error
+    try:
+        current = json.loads(named)["current"]
     except (ValueError, LookupError, TypeError) as error:
         raise PackageError(f"{uri}/{run.portfolio_json} is damaged: {error}") from error
     return f"{uri}/{run.portfolio_key(current)}"

@@ -11,14 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shifter.models.prune import prune
     from shifter.portfolio import Portfolio
     from shifter.recipe import Recipe
 
-__all__ = ["Portfolio", "Recipe", "__version__"]
+__all__ = ["Portfolio", "Recipe", "__version__", "prune"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"Portfolio": "shifter.portfolio", "Recipe": "shifter.recipe"}
+_HOMES = {"Portfolio": "shifter.portfolio", "Recipe": "shifter.recipe", "prune": "shifter.models.prune"}
 
 
 def __getattr__(name: str) -> object:

@@ -52,6 +52,11 @@ class Bucket:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def probe(self, patiently: Patiently) -> None:
+        """Lists, writes, reads and deletes an object whose name is no key.
+
+        Raises:
+            OSError: the last that ``patiently`` raised; nothing is left behind if that can be.
+        """
         name = f".probe-{uuid.uuid4().hex}"  # hidden, so that it is no key
         probe = _Draft(self, name, b"shifter")
         try:
@@ -88,12 +93,14 @@ class Bucket:
                     self._abort(key, upload)
 
     def open(self, key: str) -> _OpenObject:
+        """Raises FileNotFoundError if there is no such key; fetches its last bytes."""
         return _OpenObject(self, key)
 
     def exists(self, key: str) -> bool:
         return self.described(key) is not None
 
     def list(self, prefix: str, patiently: Patiently) -> Iterator[str]:
+        """One request per page of names, as many as the server likes (S3: 1,000)."""
         more: dict[str, str] = {}
         while True:
             page = patiently(partial(self._request, "list_objects_v2", Prefix=self.prefix + prefix, **more))
@@ -144,10 +151,18 @@ class Bucket:
         return not left
 
     def send(self, key: str, data: bytes, **condition: str) -> None:
+        """Makes one object of ``data`` in one request.
+
+        Args:
+            condition: ``IfNoneMatch="*"``, if there must be none yet.
+
+        Raises:
+            OSError: FileExistsError where the condition does not hold.
+        """
         self._object("put_object", key, Body=data, ContentMD5=_base64(_md5(data)), **condition)
 
     def end(self, key: str, upload: str, tags: Sequence[str], **condition: str) -> None:
-        """Makes one object of the parts that were sent."""
+        """Makes one object of the parts that were sent, whose ETags are ``tags``; else as :meth:`send`."""
         parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
         whole = {"Parts": parts}
         self._object("complete_multipart_upload", key, UploadId=upload, MultipartUpload=whole, **condition)
@@ -255,6 +270,12 @@ class _OpenObject:
             self.size = int(answer.get("ContentRange", f"/{len(self._tail)}").rpartition("/")[2])
 
     def read_into(self, position: int, buffer: memoryview) -> int:
+        """Reads from ``position`` on; returns how many bytes, fewer than asked where an answer was cut off.
+
+        Raises:
+            OSError: ESTALE if the object was replaced since it was opened; EOPNOTSUPP if the server
+                answers with other bytes than it was asked for.
+        """
         tail_at = self.size - len(self._tail)
         if position >= tail_at:
             found = self._tail[position - tail_at :][: len(buffer)]

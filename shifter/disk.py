@@ -14,6 +14,7 @@ class Disk:
     """Plain file operations. Each raises OSError; each may be repeated."""
 
     def make_folder(self, folder: Path) -> None:
+        """With those above it; one that is there is no error."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, path: Path, data: bytes) -> None:
@@ -37,6 +38,7 @@ class Disk:
         return not left
 
     def open(self, path: Path) -> FileIO:
+        """For reading, unbuffered; FileNotFoundError if it is not there."""
         return FileIO(path)
 
     def read_into(self, file: FileIO, position: int, buffer: memoryview) -> int:
@@ -49,6 +51,7 @@ class Disk:
         os.link(path, name)
 
     def rename(self, path: Path, name: Path) -> None:
+        """In one step, whatever has the name; FileNotFoundError if there is no ``path``."""
         os.replace(path, name)
 
     def unlink(self, path: Path) -> None:
@@ -56,6 +59,7 @@ class Disk:
         path.unlink(missing_ok=True)
 
     def is_file(self, path: Path) -> bool:
+        """Whether there is a regular file, or a link to one."""
         try:
             return stat.S_ISREG(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):

@@ -31,6 +31,7 @@ class Folder:
 
     @classmethod
     def at(cls, path: str) -> Folder:
+        """The folder at ``path``, which may begin with ``~``; it need not be there."""
         # Absolute, because workers are started elsewhere.
         return cls(Path(os.path.abspath(Path(path).expanduser())))
 
@@ -39,6 +40,11 @@ class Folder:
         return str(self.root)
 
     def probe(self, patiently: Patiently) -> None:
+        """Makes the folder, and in it a file with two names, which are removed again.
+
+        Raises:
+            OSError: the last that ``patiently`` raised, its text ending in the remedy.
+        """
         # Hidden, so that they are never keys, whatever happens.
         first, second = (self.root / f".probe-{uuid.uuid4().hex}{_PARTIAL}" for _ in range(2))
 
@@ -76,12 +82,14 @@ class Folder:
                 self.disk.unlink(temporary)
 
     def open(self, key: str) -> _OpenFile:
+        """Raises FileNotFoundError if there is no such key."""
         return _OpenFile(self.disk, self.root / key)
 
     def exists(self, key: str) -> bool:
         return self.disk.is_file(self.root / key)
 
     def list(self, prefix: str, patiently: Patiently) -> Iterator[str]:
+        """Drafts among them: their names begin with a dot."""
         for path in self._files(prefix.rpartition("/")[0], patiently):
             name = path.relative_to(self.root).as_posix()
             if name.startswith(prefix):
@@ -91,6 +99,7 @@ class Folder:
         self.disk.unlink(self.root / key)
 
     def litter(self, folder: str, patiently: Patiently) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Drafts that nobody will finish."""
         for path in self._files(folder, patiently):
             if path.name.startswith(".") and path.name.endswith(_PARTIAL):
                 yield path.relative_to(self.root).as_posix(), partial(self.disk.unlink, path)

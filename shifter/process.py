@@ -29,11 +29,13 @@ class Process:
 
     @classmethod
     def this(cls) -> Process:
+        """The calling one."""
         pid = os.getpid()
         return cls(socket.gethostname(), pid, _started(pid), _boot(), _namespace())
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Process:
+        """Raises TypeError for what is not of :meth:`to_json`."""
         return cls(**data)
 
     def to_json(self) -> dict[str, Any]:

@@ -160,10 +160,12 @@ class InputSpec:
         return np.ascontiguousarray((scaled - mean) / std, dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
+        """As plain data, whose sequences become lists in JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> InputSpec:
+        """Raises KeyError, TypeError or ValueError for what is not of :meth:`to_json`."""
         fields = dict(data)
         for name in ("mean", "std", "classes"):
             fields[name] = tuple(fields[name])
@@ -172,17 +174,26 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one call, in milliseconds; the interval is the 95 % one of the median."""
+    """Times of one call, in milliseconds, with 95 % intervals of the median and of the 99th percentile.
+
+    A bound of p99 is None where so few samples know none: nothing above holds before 368.
+    """
 
     p50_ms: float
     p50_low_ms: float
     p50_high_ms: float
     p99_ms: float
     samples: int
+    p99_low_ms: float | None = None
+    p99_high_ms: float | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1 or not 0 < self.p50_ms <= self.p99_ms:
             raise ValueError(f"not a latency: {self}")
+
+    def is_slower_than(self, other: Latency) -> bool:
+        """Whether the medians' intervals lie apart; where they overlap, neither is slower."""
+        return self.p50_low_ms > other.p50_high_ms
 
 
 @dataclass(frozen=True)
@@ -236,8 +247,26 @@ class Exactness:
 
 
 @dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs for one image.
+
+    Args:
+        macs: multiplications with addition; None where the shapes do not tell.
+        weight_bytes: of its weight and bias. output_bytes: of what it hands on; None likewise.
+    """
+
+    name: str
+    op: str
+    macs: int | None
+    weight_bytes: int
+    output_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Profile:
     """What was measured of one variant (module 5).
+
+    What has a default is absent from profiles of the first version.
 
     Args:
         ratio: compression ratio C of the checkpoint it was reduced from.
@@ -245,8 +274,12 @@ class Profile:
         nonzero_parameters: what C counts. structural_parameters: what is left to store and multiply.
         tensor_bytes: raw bytes of its tensors. memory_bytes: resident bytes that one loaded
             engine adds to a process.
-        latency: one image. batch_latency: ``batch_images`` images in one call.
-        dense_latency: one image through the fused dense network, measured in the same run.
+        latency: one image, one core, again and again (*hot*). batch_latency: ``batch_images`` images
+            in one call. dense_latency: as ``latency``, of the fused dense network in the same run.
+        alternating_latency: one image, when every call is another variant's turn, so that nothing
+            of this one is left in the caches; None where there is no other.
+        cores: that ``all_cores_latency`` (one image) could use.
+        layers: what each layer costs, in the order of the graph.
     """
 
     round: int
@@ -263,15 +296,28 @@ class Profile:
     batch_latency: Latency
     dense_latency: Latency
     exactness: Exactness
+    alternating_latency: Latency | None = None
+    cores: int | None = None
+    all_cores_latency: Latency | None = None
+    layers: tuple[LayerCost, ...] = ()
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates of one image; None where they are not known."""
+        known = [layer.macs for layer in self.layers if layer.macs is not None]
+        return sum(known) if known and len(known) == len(self.layers) else None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Profile:
+        """Raises KeyError or TypeError for what is not of :meth:`to_json`."""
         fields = dict(data)
-        for name in ("latency", "batch_latency", "dense_latency"):
-            fields[name] = Latency(**fields[name])
+        for name in ("latency", "batch_latency", "dense_latency", "alternating_latency", "all_cores_latency"):
+            if fields.get(name) is not None:
+                fields[name] = Latency(**fields[name])
+        fields["layers"] = tuple(LayerCost(**layer) for layer in fields.get("layers", ()))
         fields["exactness"] = Exactness(**fields["exactness"])
         return cls(**fields)
 
@@ -307,3 +353,31 @@ class Discarded:
     name: str
     beaten_by: str | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was searched for a portfolio, and what of it is worth having (the paper's Table III).
+
+    Args:
+        searched: variants that were trained. optimal: names of those that none beats in size, latency
+            and accuracy at once; near-twins count.
+        min_parameters, mean_parameters, max_parameters: non-zero ones, over the variants.
+        trained_parameters: the dense network's, as often as it was trained.
+        mean_accuracy, accuracy_deviation: of the optimal variants, on the test images; the deviation
+            is that of a sample.
+    """
+
+    searched: int
+    optimal: tuple[str, ...]
+    min_parameters: int
+    mean_parameters: float
+    max_parameters: int
+    trained_parameters: int
+    mean_accuracy: float
+    accuracy_deviation: float
+
+    @property
+    def efficiency(self) -> float:
+        """Optimal variants over searched ones, 0 to 1."""
+        return len(self.optimal) / self.searched

@@ -8,7 +8,6 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +22,7 @@ from shifter.store import Store
 from shifter.values import Mask
 
 from .faults import HASTY
+from .gone import check_that_it_is_gone
 from .s3 import Server, everything
 
 DATA = os.urandom(300_000)
@@ -179,22 +179,7 @@ def test_a_store_that_is_gone_is_one_clear_error(bucket: Server, store: Store) -
     gone = replace(store, patience=BRIEF)
     with gone.open_file("run/a") as opened:
         bucket.play(gone=True)
-        acts: dict[str, Callable[[], object]] = {
-            "write run/b": lambda: gone.write("run/b", b""),
-            "write run/run.json": lambda: gone.replace("run/run.json", b""),
-            "read run/a": lambda: gone.read("run/a"),
-            "look up run/a": lambda: gone.exists("run/a"),
-            "list run": lambda: gone.list("run/"),
-            "delete run/a": lambda: gone.delete("run/a"),
-        }
-        for verb, act in acts.items():
-            with pytest.raises(
-                StoreError, match=rf"cannot {verb} in the store {gone.uri}: .*; it was"
-            ) as told:
-                act()
-            assert "when the storage is back, the same command goes on" in str(told.value)
-        with pytest.raises(StoreError, match="cannot read run/a"):
-            opened.read()
+        check_that_it_is_gone(gone, opened)
         bucket.play()
         opened.seek(0)
         assert opened.read() == DATA

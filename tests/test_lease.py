@@ -250,8 +250,14 @@ def test_a_clock_that_is_wrong_changes_nothing(store: Store) -> None:
         pass
     change_claim(store, released=False, since="2999-01-01T00:00:00+00:00")
     elsewhere(store)
-    with hold(store):
-        pass
+    waited: list[str] = []
+    began = time.monotonic()
+    with hold(store, on_wait=waited.append):
+        assert time.monotonic() - began >= lease_module.MISSED * PERIOD_S
+        assert claim(store)["process"]["pid"] == os.getpid()
+    (line,) = waited
+    assert "waiting whether it is alive" in line
+    assert claim(store)["released"]
 
 
 def test_a_suspended_holder_loses_it_and_stops_before_it_writes(store: Store, start: Start) -> None:

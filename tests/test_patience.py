@@ -18,6 +18,7 @@ from shifter.patience import Patience
 from shifter.store import Store
 
 from .faults import HASTY, MOMENTS, FailingOnce, FaultyDisk, fault, on
+from .gone import check_that_it_is_gone
 from .s3 import everything
 
 DATA = os.urandom(100_000)
@@ -156,22 +157,7 @@ def test_a_store_that_is_gone_is_one_clear_error(store: Store) -> None:
     gone = on(disk, store, Patience(limit_s=0.05, first_pause_s=0.01))
     with gone.open_file("run/a") as opened:
         disk.gone = True
-        for verb, act in (
-            ("write run/b", lambda: gone.write("run/b", b"")),
-            ("write run/run.json", lambda: gone.replace("run/run.json", b"")),
-            ("read run/a", lambda: gone.read("run/a")),
-            ("read run/a", lambda: opened.read()),
-            ("look up run/a", lambda: gone.exists("run/a")),
-            ("list run", lambda: gone.list("run/")),
-            ("delete run/a", lambda: gone.delete("run/a")),
-        ):
-            with pytest.raises(
-                StoreError, match=rf"cannot {verb} in the store {gone.uri}: .*; it was"
-            ) as told:
-                act()
-            assert "when the storage is back, the same command goes on" in str(told.value)
-        with pytest.raises(StoreError, match="cannot be written to"):
-            gone._probe()
+        check_that_it_is_gone(gone, opened)
         disk.gone = False
     assert gone.read("run/a") == DATA
 

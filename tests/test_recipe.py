@@ -41,6 +41,7 @@ def test_defaults_are_filled_in_and_values_typed(path: Path) -> None:
     assert recipe.ratio_of_round == (1.0, 2.0, 4.5)
     assert recipe.rounds == 3
     assert recipe.reduction.round_to == 8
+    assert Recipe.load(path, ["reduction.round_to=auto"]).reduction.round_to == "auto"
     assert json.loads(json.dumps(recipe.resolved())) == recipe.resolved()
 
 
@@ -294,6 +295,9 @@ WRONG = {
     "model.stages=[[8],[8],[8],[8],[8]]": "data.size: images of 8x8 vanish in the poolings",
     # The overrides themselves.
     "training": "override 'training' should read path=value",
+    "reduction.round_to=autp": "'autp' is no multiple to round to: give auto, or a whole number from 1 to 64",
+    "reduction.round_to=65": "65 is no multiple to round to",
+    "reduction.round_to=true": "True is no multiple to round to",
     "training..epochs=1": "should read path=value",
     "name.x=1": "override 'name.x=1': name is 'small' and has no parts",
     "seed=[": "override 'seed=[' is not YAML",

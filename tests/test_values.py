@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shifter.values import CompressionRatio, Exactness, InputSpec, Latency, Mask, Profile, Step, Variant
+from shifter.values import (
+    CompressionRatio,
+    Exactness,
+    InputSpec,
+    Latency,
+    LayerCost,
+    Mask,
+    Profile,
+    Step,
+    Variant,
+)
 
 SPEC = InputSpec(2, 3, 4, 16.0, (0.25, 0.5), (0.5, 2.0), ("zero", "one"))
 LATENCY = Latency(1.0, 0.9, 1.1, 2.0, 50)
@@ -32,6 +42,14 @@ PROFILE = Profile(
     batch_latency=LATENCY,
     dense_latency=LATENCY,
     exactness=Exactness(1e-12, 1e-6, 1e-6, 64),
+)
+
+FULL_PROFILE = replace(
+    PROFILE,
+    alternating_latency=Latency(1.0, 0.9, 1.1, 2.0, 400, 1.8, 2.2),
+    cores=2,
+    all_cores_latency=LATENCY,
+    layers=(LayerCost("conv", "Conv", 1000, 80, 40), LayerCost("fc", "Gemm", 24, 96, 12)),
 )
 
 
@@ -112,13 +130,29 @@ def test_an_input_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
 
 def test_what_is_written_as_json_is_read_back() -> None:
     assert InputSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
-    assert Profile.from_json(json.loads(json.dumps(PROFILE.to_json()))) == PROFILE
+    for one in (PROFILE, FULL_PROFILE):
+        assert Profile.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
 @pytest.mark.parametrize("changes", [{"samples": 0}, {"p50_ms": 0.0}, {"p50_ms": 3.0}])
 def test_what_is_no_latency_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a latency"):
         replace(LATENCY, **changes)
+
+
+def test_a_profile_of_the_first_version_is_read() -> None:
+    new = ("alternating_latency", "cores", "all_cores_latency", "layers")
+    old = {key: value for key, value in PROFILE.to_json().items() if key not in new}
+    for name in ("latency", "batch_latency", "dense_latency"):
+        old[name] = {k: v for k, v in old[name].items() if k not in ("p99_low_ms", "p99_high_ms")}
+    assert Profile.from_json(old) == PROFILE
+
+
+def test_a_network_whose_layers_are_not_all_known_has_no_sum_of_macs() -> None:
+    assert FULL_PROFILE.macs == 1024
+    assert PROFILE.macs is None
+    unknown = LayerCost("odd", "MatMul", None, 0, None)
+    assert replace(FULL_PROFILE, layers=(*FULL_PROFILE.layers, unknown)).macs is None
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b"])

@@ -246,6 +246,11 @@ def _decode_part(
     sums: list[NDArray[np.uint64]] = []
 
     def write_images(file: BinaryIO) -> None:
+        """A .npy file of uint8 (n, 3, size, size), in the order of the rows, bad ones left out.
+
+        Fills ``labels`` and ``sums`` on the way. Raises DataError at the first bad row, if those are
+        to be refused.
+        """
         file.write(bytes(_HEADER_BYTES))
         with ThreadPoolExecutor(_threads()) as pool:
 

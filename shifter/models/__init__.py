@@ -1,4 +1,4 @@
-"""Networks, their first weights, and their export to ONNX."""
+"""Networks, their first weights, their export to ONNX, and (``prune.py``) their reduction in torch."""
 
 from shifter.models.export import export_architecture
 from shifter.models.files import load_weights, read_weights

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -17,7 +21,38 @@ INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
 
-def export_architecture(module: nn.Module, input_spec: InputSpec) -> bytes:
+Unread = Literal["refuse", "drop"]
+"""What to do with tensors that inference does not read, as those of auxiliary classifiers."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an operator of the graph comes from.
+
+    Args:
+        lines: (file, line number) of the calls that led to it, the network's own ``forward`` first.
+        module: name of the module in which it stands; empty for the network itself.
+    """
+
+    lines: tuple[tuple[str, int], ...]
+    module: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An architecture, and what only the export knows of it.
+
+    Args:
+        origins: by name of the graph's operators.
+        unread: names of the tensors that inference does not read, sorted.
+    """
+
+    architecture: bytes
+    origins: dict[str, Origin]
+    unread: tuple[str, ...]
+
+
+def export_architecture(module: nn.Module, input_spec: InputSpec, *, unread: Unread = "refuse") -> bytes:
     """The inference graph of ``module`` as a serialised ONNX model that holds no weights.
 
     The one input ``images`` is float32 (batch, channels, height, width) with a dynamic batch; the
@@ -26,30 +61,46 @@ def export_architecture(module: nn.Module, input_spec: InputSpec) -> bytes:
     that name and whose offset is 0; other constants are inline. The same module gives the same
     bytes on any machine.
 
+    Args:
+        unread: ``drop`` leaves out tensors that inference does not read; otherwise they are refused.
+
     Raises:
-        GraphError: if the module cannot be traced on images of this shape, or its graph loses the
-            name of a tensor.
+        GraphError: if the module cannot be traced on images of this shape, its graph loses the
+            name of a tensor, or inference does not read all of them.
     """
-    was_training = module.training
+    exported = export_traced(module, input_spec.shape)
+    if exported.unread and unread == "refuse":
+        raise GraphError(
+            f"the exported graph of {type(module).__name__} has no initializer for "
+            f"{', '.join(exported.unread)}: every tensor of the network has to be read by its forward"
+        )
+    return exported.architecture
+
+
+def export_traced(module: nn.Module, shape: tuple[int, int, int]) -> Exported:
+    """As :func:`export_architecture`, for images of ``shape`` (channels, height, width)."""
+    was_training = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        model = _trace(module, input_spec)
+        model = _trace(module, shape)
     finally:
-        module.train(was_training)
+        for name, part in module.named_modules():
+            part.training = was_training[name]
     weights = module.state_dict().keys()
     # A transposed weight would become a constant: a copy of it under another name.
     optimizer.fold_constants(model, should_fold=lambda node: False if _reads(node, weights) else None)
     RemoveUnusedNodesPass()(model)
-    _drop_weights(model, module)
+    unread = _drop_weights(model, module)
+    origins = {node.name: _origin(node) for node in model.graph if node.name}
     _drop_notes(model)
     serialised: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
-    return serialised
+    return Exported(serialised, origins, unread)
 
 
-def _trace(module: nn.Module, input_spec: InputSpec) -> ir.Model:
+def _trace(module: nn.Module, shape: tuple[int, int, int]) -> ir.Model:
     """The graph as torch's exporter writes it: ``optimize=False`` keeps batch norm and every name."""
     # Two images: torch would take a batch of one for a constant.
-    images = torch.zeros(2, *input_spec.shape)
+    images = torch.zeros(2, *shape)
     try:
         program = torch.onnx.export(
             module,
@@ -62,7 +113,7 @@ def _trace(module: nn.Module, input_spec: InputSpec) -> ir.Model:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        channels, height, width = input_spec.shape
+        channels, height, width = shape
         raise GraphError(
             f"{type(module).__name__} cannot be exported for images of "
             f"{channels}x{height}x{width}: {str(error).strip().splitlines()[0]}"
@@ -75,20 +126,16 @@ def _reads(node: ir.Node, names: Collection[str]) -> bool:
     return any(value is not None and value.name in names for value in node.inputs)
 
 
-def _drop_weights(model: ir.Model, module: nn.Module) -> None:
-    """Turns each initializer that is a tensor of ``module`` into an external one of the same name."""
-    missing = {
-        name for name in module.state_dict() if not name.endswith("num_batches_tracked")
-    } - model.graph.initializers.keys()
-    if missing:
-        raise GraphError(
-            f"the exported graph of {type(module).__name__} has no initializer for "
-            f"{', '.join(sorted(missing))}: every tensor of the network has to be read by its forward"
-        )
+def _drop_weights(model: ir.Model, module: nn.Module) -> tuple[str, ...]:
+    """Turns each initializer that is a tensor of ``module`` into an external one of the same name.
+
+    Returns the names of the tensors that have none, sorted; a second name of one that has is none.
+    """
     state = module.state_dict()
-    for name, value in model.graph.initializers.items():
-        if name not in state:
-            continue
+    known = model.graph.initializers.keys() & state.keys()
+    places = {_place(state[name]) for name in known}
+    for name in known:
+        value = model.graph.initializers[name]
         assert value.const_value is not None
         value.const_value = ir.ExternalTensor(
             location=name,
@@ -98,6 +145,27 @@ def _drop_weights(model: ir.Model, module: nn.Module) -> None:
             shape=ir.Shape(state[name].shape),
             name=name,
         )
+    return tuple(
+        sorted(
+            name
+            for name in state.keys() - known
+            if not name.endswith("num_batches_tracked") and _place(state[name]) not in places
+        )
+    )
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Where a tensor's numbers lie: two names of one tensor have the same."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride())
+
+
+def _origin(node: ir.Node) -> Origin:
+    """From the exporter's notes: the stack of the traced call, and the modules around it."""
+    notes = node.metadata_props
+    stack = re.findall(r'File "(.*?)", line (\d+)', notes.get("pkg.torch.onnx.stack_trace", ""))
+    # The innermost scope is the operator itself.
+    scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
+    return Origin(tuple((file, int(line)) for file, line in stack), scopes[-1] if scopes else "")
 
 
 def _drop_notes(model: ir.Model) -> None:

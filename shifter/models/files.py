@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -22,6 +22,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
+
+_T = TypeVar("_T")
 
 _COUNTER = "num_batches_tracked"
 
@@ -73,7 +75,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, source: s
             holds NaN or infinity; the network is then as it was.
     """
     state = network.state_dict()
-    given = _without_prefixes(tensors, state)
+    given = without_prefixes(tensors, state)
     problems = [
         f"{name}: missing in the file" for name in state if name not in given and not name.endswith(_COUNTER)
     ]
@@ -137,7 +139,8 @@ def _is_state(content: Any) -> bool:
     )
 
 
-def _without_prefixes(tensors: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+def without_prefixes(tensors: Mapping[str, _T], own: Iterable[str]) -> dict[str, _T]:
+    """``tensors`` without the prefixes of :data:`PREFIXES` that all their names share, and ``own`` do not."""
     found, own = dict(tensors), list(own)
     while prefix := next((p for p in PREFIXES if _all_have(p, found) and not _all_have(p, own)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}

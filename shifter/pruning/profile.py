@@ -1,12 +1,14 @@
-"""Module 5, the model profiler: accuracy, latency and size of every variant (memory: ``memory.py``).
+"""Module 5, the model profiler: accuracy, latency and size of every variant.
 
 Latencies are taken in one run, in turns: a few calls of every variant and of the fused dense
 network, again and again, so that whatever else the machine does falls on all of them alike. The
-engine is handed in; this module measures and counts.
+engine is handed in; this module measures and counts. Memory: ``memory.py``; what each layer costs:
+``cost.py``.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -33,8 +35,8 @@ WARM_UP = 5
 TURN = 10
 
 
-def accuracy(engine: Engine, images: Images, labels: NDArray[np.int64], batch: int = 256) -> float:
-    """Share of images whose largest logit is their label; every image counts once."""
+def accuracy(engine: Engine, images: NDArray[Any], labels: NDArray[np.int64], batch: int = 256) -> float:
+    """Share of images, as ``engine`` reads them, whose largest logit is their label; each counts once."""
     right = 0
     for start in range(0, len(images), batch):
         answers = engine.run(images[start : start + batch]).argmax(axis=1)
@@ -58,19 +60,62 @@ def measure_latencies(
     return {name: summarise(found) for name, found in times.items()}
 
 
+def measure_alternating(
+    engines: Mapping[str, Engine], images: Images, samples: int, clock: Clock = time.perf_counter
+) -> dict[str, Latency]:
+    """Times ``samples`` calls of each engine, never two of one in a row, after one round that warms up.
+
+    What an edge node sees that serves several models: each call finds the caches full of the others.
+    """
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for engine in engines.values():
+        engine.run(images)
+    for _ in range(samples):
+        for name, engine in engines.items():
+            start = clock()
+            engine.run(images)
+            times[name].append((clock() - start) * 1000)
+    return {name: summarise(found) for name, found in times.items()}
+
+
 def summarise(milliseconds: list[float]) -> Latency:
-    """Median with its 95 % interval (by order statistics, no distribution assumed), and p99."""
-    ordered = np.sort(np.asarray(milliseconds))
-    n = ordered.size
-    reach = 1.96 * np.sqrt(n) / 2
-    low, high = int(np.floor(n / 2 - reach)), int(np.ceil(n / 2 + reach))
+    """Median and p99 with their 95 % intervals, by order statistics: no distribution is assumed."""
+    ordered = sorted(milliseconds)
+    low, high = order_interval(len(ordered), 0.5)
+    low99, high99 = order_interval(len(ordered), 0.99)
     return Latency(
         p50_ms=float(np.median(ordered)),
-        p50_low_ms=float(ordered[max(low, 0)]),
-        p50_high_ms=float(ordered[min(high, n - 1)]),
+        # So few samples that none is surely below the median: the extremes are all there is to say.
+        p50_low_ms=ordered[0 if low is None else low],
+        p50_high_ms=ordered[-1 if high is None else high],
         p99_ms=float(np.quantile(ordered, 0.99, method="higher")),
-        samples=int(n),
+        samples=len(ordered),
+        p99_low_ms=None if low99 is None else ordered[low99],
+        p99_high_ms=None if high99 is None else ordered[high99],
     )
+
+
+def order_interval(samples: int, quantile: float, miss: float = 0.025) -> tuple[int | None, int | None]:
+    """Between which of the sorted samples a quantile lies; None on a side where none can be named.
+
+    Each side misses it with a probability of at most ``miss``: how many of n samples lie below the
+    quantile q is binomial (n, q), whatever they are distributed by.
+    """
+    low = high = None
+    below = 0.0  # probability that at most ``count`` samples lie below the quantile
+    for count in range(samples + 1):
+        if below <= miss and count > 0:
+            low = count - 1  # the sample of this rank is above it as rarely
+        below += _binomial(samples, count, quantile)
+        if below >= 1 - miss and count < samples:
+            high = count
+            break
+    return low, high
+
+
+def _binomial(n: int, k: int, p: float) -> float:
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))
 
 
 def parameter_names(architecture: bytes) -> tuple[str, ...]:

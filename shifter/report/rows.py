@@ -71,6 +71,11 @@ def quantity(number: float) -> str:
     return f"{number:g}"
 
 
+def known(number: float | None) -> str:
+    """A :func:`quantity`, or a dash where it is not known."""
+    return "–" if number is None else quantity(number)
+
+
 def share(fraction: float) -> str:
     """A fraction as a percentage: two significant figures below 1 %, one decimal above."""
     percent = 100 * fraction
@@ -81,3 +86,8 @@ def milliseconds(value: float) -> str:
     """Three significant figures, microseconds at the finest, never in exponent notation."""
     digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.9995 else 3
     return f"{value:.{digits}f}"
+
+
+def bound(value: float | None) -> str:
+    """An end of an interval: :func:`milliseconds`, or ``?`` where too few samples know it."""
+    return "?" if value is None else milliseconds(value)

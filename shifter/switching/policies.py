@@ -42,7 +42,7 @@ class Policy(Protocol):
         """The variant to begin with."""
 
     def choose(self, now: Situation) -> tuple[str, str]:
-        """The variant that should serve, and why, in one line for people."""
+        """The variant that should serve, one of ``now.profiles``, and why, in one line for people."""
 
 
 def median(profiles: Mapping[str, Profile]) -> str:
@@ -57,6 +57,7 @@ class Fixed:
     variant: str
 
     def start(self, profiles: Mapping[str, Profile]) -> str:
+        """Raises EngineError, with the names there are, if ``variant`` is not among them."""
         if self.variant not in profiles:
             raise EngineError(
                 f"no variant is called {self.variant!r}; the portfolio has {', '.join(profiles)}"
@@ -97,9 +98,14 @@ class Slo:
             )
 
     def start(self, profiles: Mapping[str, Profile]) -> str:
+        """That of median size: no load is known yet."""
         return median(profiles)
 
     def choose(self, now: Situation) -> tuple[str, str]:
+        """The most accurate of those that carry the load; of equals the current one, else the fastest.
+
+        Accuracy is that of validation. The fastest of all, where none carries the load.
+        """
         accuracy = {name: profile.validation_accuracy for name, profile in now.profiles.items()}
 
         def merit(name: str) -> tuple[float, float]:

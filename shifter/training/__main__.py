@@ -21,8 +21,10 @@ import torch
 import torch.distributed as dist
 import typer
 
+from shifter import command_line
+from shifter.command_line import Overrides, errors_in_a_line
 from shifter.data import load
-from shifter.errors import RecipeError, ShifterError, StoppedError
+from shifter.errors import RecipeError, StoppedError
 from shifter.lease import Lease
 from shifter.recipe import Recipe
 from shifter.run import Run
@@ -31,6 +33,7 @@ from shifter.training import world
 from shifter.training.archive import Archive
 from shifter.training.course import complete, is_trained, recording
 from shifter.training.imp import iterative_magnitude_pruning
+from shifter.training.telling import told
 
 
 def train(recipe: Recipe, store: str, name: str | None, asked_to_stop: Callable[[], bool]) -> Run:
@@ -80,25 +83,7 @@ class _Lines:
         self._began = time.monotonic()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        match event["event"]:
-            case "epoch":
-                text = (
-                    f"round {event['round']} ({event['ratio']:g}x), "
-                    f"epoch {event['epoch']} of {event['epochs']}: loss {event['loss']:.4f}, "
-                    f"validation accuracy {event['validation_accuracy']:.2%}, "
-                    f"{event['images'] / event['seconds']:,.0f} images/s"
-                )
-            case "round":
-                text = (
-                    f"round {event['round']} of 0–{event['rounds'] - 1} ({event['ratio']:g}x) is finished: "
-                    f"{event['nonzero_weights']:,} weights, "
-                    f"validation accuracy {event['validation_accuracy']:.2%}"
-                )
-            case "note":
-                text = event["text"]
-            case kind:
-                raise AssertionError(f"an event that nobody shows: {kind}")
-        self.say(text)
+        self.say(told(event))
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:8.1f} s  {text}", file=sys.stderr, flush=True)
@@ -164,42 +149,30 @@ def main(
         str | None,
         typer.Option(help="The run's name; by default the recipe's name and hash.", show_default=False),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Change the recipe, as in training.epochs=2; the value is YAML. May be repeated.",
-            metavar="A.B=C",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Train a network and prune it round by round, without Ray.
 
     Started again after an interruption, the same command goes on from the state saved last.
     """
     asked = _Asked()
-    try:
-        with _processes(), _signals(asked):
-            run = train(Recipe.load(recipe, overrides or []), store, name, asked)
+    with errors_in_a_line():
+        try:
+            with _processes(), _signals(asked):
+                run = train(Recipe.load(recipe, overrides or []), store, name, asked)
+        except StoppedError as error:
+            print(f"{error}; the same command goes on from there", file=sys.stderr)
+            raise typer.Exit(128 + asked.number) from None  # as shells have it
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"{run.store.uri}/{run.name}: {run.rounds()} rounds are trained", flush=True)
-    except StoppedError as error:
-        print(f"{error}; the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(128 + asked.number) from None  # as shells have it
-    except ShifterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 def _run() -> None:
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
     if "WORLD_SIZE" not in os.environ:
-        app()
+        command_line.run(main)
         return
     try:
-        app()
+        command_line.run(main)
     except SystemExit as ended:
         # Without the interpreter's finalisation: a thread of gloo that lets go of its last tensor
         # meanwhile would abort the process (torch 2.15 with Python 3.11), its work being done.

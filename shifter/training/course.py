@@ -28,6 +28,7 @@ def recording(run: Run, on_event: OnEvent) -> OnEvent:
     """
 
     def record(event: Mapping[str, Any]) -> None:
+        """Raises StoreError if an attempt cannot be written, RunError if the run's lease is lost."""
         if event["event"] != "attempt":
             on_event(event)
             return

@@ -81,6 +81,7 @@ class FlatParameters:
         return tensor
 
     def zero_gradients(self) -> None:
+        """In place, the count of those who asked included: autograd adds to what is there."""
         self._told.zero_()
 
     def add_up_gradients(self, asked: bool = False) -> Tensor:

@@ -154,6 +154,7 @@ class _Teller:
         self._on_event = on_event if world.rank() == 0 else lambda _: None
 
     def attempt(self, progress: Progress | None) -> None:
+        """Where training begins or goes on, and what of the machine decides the bits of its result."""
         step = self._round.first if progress is None else progress.step
         self._on_event(
             {
@@ -167,6 +168,7 @@ class _Teller:
         )
 
     def beginning(self, progress: Progress | None, problem: str | None) -> None:
+        """Notes that a stopped round goes on, or by which ``problem`` it cannot; nothing for a new one."""
         index = self._round.index
         if problem is not None:
             self._note(f"{problem}: round {index} begins anew")
@@ -178,6 +180,7 @@ class _Teller:
         self._on_event({"event": "note", "round": self._round.index, "text": text})
 
     def epoch(self, epoch: Epoch) -> None:
+        """``images_left``: of this round's rest and all rounds after it, counted over all workers."""
         schedule, index = self._schedule, self._round.index
         length = schedule.end.iteration - schedule.rewind.iteration  # of every round after this one
         left = schedule.end.iteration - epoch.number * schedule.iterations_per_epoch
@@ -201,6 +204,7 @@ class _Teller:
         )
 
     def round(self, trained: Trained) -> None:
+        """Called from the thread that has written the round's checkpoint."""
         self._on_event(
             {
                 "event": "round",

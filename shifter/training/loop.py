@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from shifter.data import Dataset, Draw, Images, Split
 from shifter.errors import StoppedError, TrainingError
-from shifter.recipe import Training
 from shifter.training import world
 from shifter.training.flat import FlatParameters
 from shifter.training.network_state import array, load_state, state_of
 from shifter.training.progress import Own, Progress
 from shifter.training.round import Epoch, Observer, Round, Trained
 from shifter.training.schedule import Schedule
+from shifter.training_spec import Training
 from shifter.values import Mask, Step, Tensors
 
 CPU = torch.device("cpu")
@@ -116,6 +116,12 @@ class _Training:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
 
     def run(self, observer: Observer, progress: Progress | None) -> Trained:
+        """Every iteration that is left, then the round's weights on the CPU and its two accuracies.
+
+        Raises:
+            StoppedError: if a worker was asked to stop before the last iteration, once it is saved.
+            TrainingError: if an epoch's mean loss is not finite, or the workers' weights differ.
+        """
         schedule, round, network = self._schedule, self._round, self._network
         first = self._begin(progress)
         world.require_same(self._parameters.digest(), "weights")

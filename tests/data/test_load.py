@@ -108,8 +108,14 @@ def test_an_image_without_a_label_is_refused():
         check_images(images, labels[:5], classes=10, pixel_max=16)
 
 
-def test_good_images_pass():
-    check_images(*bad_images(), classes=10, pixel_max=16)
+def test_images_and_labels_may_reach_their_limits_and_go_no_further():
+    images, labels = bad_images()
+    images[0], images[1] = 0, 16
+    labels[0], labels[1] = 0, 9
+    check_images(images, labels, classes=10, pixel_max=16)
+    images[1, 0, 0, 0] = np.nextafter(np.float32(16), np.float32(17))
+    with pytest.raises(DataError, match="image 1 has pixels"):
+        check_images(images, labels, classes=10, pixel_max=16)
 
 
 def test_a_part_too_small_for_every_class_is_refused():

@@ -19,16 +19,6 @@ from urllib.request import Request, urlopen
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
-TINY = {
-    "name": "tiny",
-    "workers": 2,
-    "model": {"name": "vgg", "stages": [[8, 8]]},
-    "data": {"name": "digits", "size": 8},
-    "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.1},
-    "pruning": {"ratios": [2.0, 4.0]},
-    "profile": {"samples": 10},
-}
-
 
 @contextmanager
 def running(home: Path) -> Iterator[dict[str, str]]:

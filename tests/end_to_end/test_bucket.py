@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from jobs.__main__ import app
@@ -24,22 +21,15 @@ from shifter.run import Run
 from shifter.store import Store
 
 from ..s3 import Server, everything
-from .test_storage import TINY
+from .tiny import NAME, generate, tiny, without_a_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def start(folder: Path, store: str) -> subprocess.Popen[str]:
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    job = [sys.executable, "-m", "jobs.generate", str(folder / "tiny.yaml"), "--name", "mine"]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [*job, "--store", store, "--json"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipe = subprocess.PIPE
+    command = [*generate(folder, tiny(rewind_to="20it"), store), "--json"]
+    return subprocess.Popen(command, env=without_a_cluster(), stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -53,7 +43,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder_and_is_served_from_there(
     bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    run = Run(Store.at(f"s3://{bucket.bucket()}/some/runs"), "mine")
+    run = Run(Store.at(f"s3://{bucket.bucket()}/some/runs"), NAME)
     bucket.play(share=0.2)
     killed = start(tmp_path, run.store.uri)
     try:
@@ -67,16 +57,16 @@ def test_a_run_in_a_bucket_is_that_of_a_folder_and_is_served_from_there(
     assert told["store"] == run.store.uri
     bucket.play()
 
-    folder = Run(Store.at(str(tmp_path / "runs")), "mine")
+    folder = Run(Store.at(str(tmp_path / "runs")), NAME)
     finish(start(tmp_path, folder.store.uri))
     for index in range(3):
         key = run.checkpoint_key(index)
         assert run.store.read(key) == folder.store.read(key)
     assert not [name for name in everything(run.store) if "(in parts)" in name or "/." in name]
 
-    place = f"{run.store.uri}/mine"
+    place = f"{run.store.uri}/{NAME}"
     shown = json.loads(CliRunner().invoke(app, ["inspect", place, "--json"]).stdout)
-    portfolio = Portfolio.open(run.store.read(f"mine/{told['portfolio'].removeprefix('mine/')}"))
+    portfolio = Portfolio.open(run.store.read(f"{NAME}/{told['portfolio'].removeprefix(f'{NAME}/')}"))
     assert shown["digest"] == portfolio.digest
     assert run.store.read(run.report_key).startswith(b"<!")
     with cluster(2, lambda _: None), serving() as served:

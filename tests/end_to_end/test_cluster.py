@@ -16,7 +16,8 @@ import yaml
 from jobs.load import encode
 from shifter.portfolio import Portfolio
 
-from .head import BIN, ROOT, TINY, free_port, patiently, running, submit
+from .head import BIN, ROOT, free_port, patiently, running, submit
+from .tiny import tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -38,7 +39,7 @@ def run(cluster: dict[str, str], home: Path) -> Path:
     """The folder of a run that a submitted job made."""
     # A recipe goes with the working directory or lies where every node sees it, as here.
     recipe = home / "tiny.yaml"
-    recipe.write_text(yaml.safe_dump(TINY))
+    recipe.write_text(yaml.safe_dump(tiny(epochs=1)))
     done = submit(cluster, str(recipe), "--store", str(home / "runs"), "--name", "digits")
     assert done.returncode == 0, done.stdout
     assert "round 2 of 0–2 (4x) is finished" in done.stdout, done.stdout

@@ -14,7 +14,8 @@ import yaml
 
 from jobs._watchdog import kill_all
 
-from .head import ROOT, TINY, command, running, submit
+from .head import ROOT, command, running, submit
+from .tiny import tiny
 
 
 def wait_for(path: Path, seconds: float = 120.0) -> None:
@@ -36,7 +37,7 @@ def driver(run: Path) -> int:
 @pytest.mark.timeout(600)
 def test_a_killed_driver_and_a_killed_cluster_cost_no_bit(tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(yaml.safe_dump(TINY | {"training": {**TINY["training"], "epochs": 12}}))
+    recipe.write_text(yaml.safe_dump(tiny(epochs=12)))
     options = (str(recipe), "--store", str(tmp_path / "runs"), "--name")
     killed, unbroken = tmp_path / "runs" / "killed", tmp_path / "runs" / "unbroken"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

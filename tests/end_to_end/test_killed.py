@@ -8,35 +8,26 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 import safetensors.numpy
-import yaml
 
 from shifter.portfolio import Portfolio
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
 from shifter.store import Store
 
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "workers": 2,
-    "model": {"name": "vgg", "stages": [[8, 8]]},
-    "data": {"name": "digits", "size": 8},
-    # A round takes about a second: time to be killed in.
-    "training": {"epochs": 12, "batch_size": 64, "learning_rate": 0.1},
-    "pruning": {"ratios": [2.0, 4.0, 8.0, 16.0], "rewind_to": "20it"},
-    "profile": {"samples": 10},
-}
+from .tiny import NAME, generate, tiny, without_a_cluster
+
+# A round takes about a second: time to be killed in.
+RECIPE = tiny(epochs=12, ratios=[2.0, 4.0, 8.0, 16.0], rewind_to="20it")
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -89,15 +80,11 @@ class Job:
 
     def __init__(self, folder: Path, temporary: Path) -> None:
         self.temporary = temporary
-        self.run = Run(Store.at(str(folder / "store")), "mine")
-        recipe = folder / "tiny.yaml"
-        recipe.write_text(yaml.safe_dump(TINY))
-        self.command = [sys.executable, "-m", "jobs.generate", str(recipe), "--name", "mine"]
-        self.command += ["--store", str(folder / "store")]
+        self.run = Run(Store.at(str(folder / "store")), NAME)
+        self.command = generate(folder, RECIPE, self.run.store.uri)
         self.mark = f"SHIFTER_TEST={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
-        self.environment = os.environ | {"TMPDIR": str(temporary), name: value}
-        self.environment.pop("RAY_ADDRESS", None)
+        self.environment = without_a_cluster(**{"TMPDIR": str(temporary), name: value})
 
     def finish(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from shifter.portfolio import Portfolio
 from shifter.run import Run
 from shifter.store import Store
 
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "workers": 2,
-    "model": {"name": "vgg", "stages": [[8, 8]]},
-    "data": {"name": "digits", "size": 8},
-    "training": {"epochs": 10, "batch_size": 64, "learning_rate": 0.1},
-    "pruning": {"ratios": [2.0, 4.0], "rewind_to": "20it"},
-    "profile": {"samples": 10},
-}
+from .tiny import NAME, generate, tiny, without_a_cluster
 
 # Every Python process runs this first, Ray's workers too.
 EVERYWHERE = """
@@ -60,23 +49,18 @@ class Jobs:
         self.folder = folder
         (folder / "faults").mkdir()
         (folder / "faults" / "sitecustomize.py").write_text(EVERYWHERE)
-        (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
         self.gone = folder / "faults" / "gone"
         root = Path(__file__).parents[2]
         path = os.pathsep.join([str(folder / "faults"), str(root), os.environ.get("PYTHONPATH", "")])
-        self.faulty = os.environ | {"PYTHONPATH": path, "SHIFTER_STORE_PATIENCE": "20"}
+        self.sound = without_a_cluster()
+        self.faulty = without_a_cluster(PYTHONPATH=path, SHIFTER_STORE_PATIENCE="20")
 
     def start(self, name: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "jobs.generate", str(self.folder / "tiny.yaml"), "--name", "mine"]
-        return subprocess.Popen(
-            [*command, "--store", str(self.folder / name)],
-            env={key: value for key, value in environment.items() if key != "RAY_ADDRESS"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = generate(self.folder, tiny(rewind_to="20it"), str(self.folder / name))
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     def run(self, name: str) -> Run:
-        return Run(Store.at(str(self.folder / name)), "mine")
+        return Run(Store.at(str(self.folder / name)), NAME)
 
     def processes(self) -> int:
         return len(list((self.folder / "faults").glob("played-*")))
@@ -117,7 +101,7 @@ def test_a_fifth_of_all_calls_may_fail(jobs: Jobs) -> None:
     assert "resuming mine: round" in told
     # Driver, two workers and Ray's other processes that use the store, twice.
     assert jobs.processes() >= 6
-    sound = jobs.start("sound", dict(os.environ))
+    sound = jobs.start("sound", jobs.sound)
     _, told = sound.communicate(timeout=400)
     assert sound.returncode == 0, told
     run, same = jobs.run("faulty"), jobs.run("sound")
@@ -127,5 +111,5 @@ def test_a_fifth_of_all_calls_may_fail(jobs: Jobs) -> None:
     (package,) = run.store.list(f"{run.name}/portfolio/")
     Portfolio.open(run.store.read(package)).verify()
     # A last heartbeat may have left something of its own.
-    left = [p for p in Path(run.store.uri, "mine").rglob(".*") if p.parent.name != "lease"]
+    left = [p for p in Path(run.store.uri, NAME).rglob(".*") if p.parent.name != "lease"]
     assert left == []

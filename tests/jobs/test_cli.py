@@ -112,3 +112,14 @@ def test_help_needs_nothing_heavy_and_reads_well(module: str) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "Usage: " in ended.stdout
+
+
+def test_an_interrupted_job_leaves_with_its_status_whatever_the_interpreters_end_would_do() -> None:
+    program = (
+        "import atexit, os; from jobs import cli\n"
+        "def job():\n"
+        "    raise cli.Terminated\n"
+        "atexit.register(os.abort); cli.run(cli.reports_errors(job))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (cli.TERMINATED, "", "terminated\n")

@@ -21,10 +21,13 @@ from jobs.console import Console, Style
 from jobs.generate import failure_recorded, storage_troubles_shown
 from shifter.errors import RecipeError, StoreError
 from shifter.lease import Lease
+from shifter.portfolio import Portfolio
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.sparse import SparseCheckpoint
 from shifter.store import Store
+
+from .runs import untrained
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -160,7 +163,7 @@ def test_a_driver_whose_run_is_taken_over_stops_with_an_error(
     hold = Lease.hold
     monkeypatch.setattr(Lease, "hold", lambda *arguments: hold(*arguments, period_s=0.25))
 
-    def taken_over(store: Store, recipe: Recipe, name: str, console: Console) -> None:
+    def taken_over(store: Store, recipe: Recipe, name: str, console: Console, local: bool) -> None:
         run = Run.begin(store, recipe, name)
         (key,) = store.list(f"{run.lease_folder}/")
         other = json.loads(store.read(key)) | {"token": "another's"}
@@ -194,6 +197,33 @@ def test_a_failure_is_recorded_but_not_an_interruption_or_a_store_that_is_gone(
     with pytest.raises(RecipeError), failure_recorded(run):
         raise RecipeError("no such thing")
     assert (run.state, run.record["failure"]) == ("failed", "RecipeError: no such thing")
+
+
+def test_a_trained_run_is_completed_in_one_process_without_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = untrained(tmp_path / "store")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(run.recipe.resolved()))
+    monkeypatch.setattr("jobs.cluster.cluster", None)
+    result = shifter("generate", file, "--store", tmp_path / "store", "--local", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["state"] == "finished"
+    assert [v["name"] for v in told["variants"]] == ["1x", "2x", "4x"]
+    kept = {v["name"] for v in told["variants"] if v["kept"]}
+    assert set(Portfolio.open(tmp_path / "store" / told["portfolio"]).names) == kept
+    page = (tmp_path / "store" / told["report"]).read_text()
+    assert "search efficiency" in page
+    assert page.count("<summary>") == 3, "the layers of each variant"
+
+
+def test_replicates_are_not_local(recipe_file: Path, tmp_path: Path) -> None:
+    error = refused(
+        shifter("generate", recipe_file, "--store", tmp_path / "s", "--replicates", 2, "--local"), 2
+    )
+    assert "leave one of the two out" in " ".join(error.replace("│", " ").split())
+    assert not (tmp_path / "s").exists()
 
 
 class Finished:

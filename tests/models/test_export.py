@@ -192,3 +192,15 @@ def test_a_tensor_that_inference_does_not_read_is_named():
 
     with pytest.raises(GraphError, match=r"idle\.bias, idle\.weight"):
         export_architecture(Idle(), TINY)
+    graph = onnx.load_from_string(export_architecture(Idle(), TINY, unread="drop")).graph
+    stored = {t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+    assert stored == {"used.weight", "used.bias"}
+
+
+def test_the_export_leaves_every_part_in_its_own_mode():
+    """As a user has them who trains on with batch norm frozen."""
+    network, images = network_of("resnet", 0)
+    network.stem.eval()
+    before = [part.training for part in network.modules()]
+    export_architecture(network, images)
+    assert [part.training for part in network.modules()] == before

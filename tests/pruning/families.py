@@ -102,7 +102,7 @@ def photographs(rng: np.random.Generator, count: int, size: int) -> NDArray[np.f
     coarse = torch.from_numpy(rng.normal(size=(count, 3, 4, 4)))
     coarse += torch.from_numpy(rng.normal(size=(count, 1, 4, 4)) + rng.normal(size=(count, 1, 1, 1)))
     smooth = functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
-    return smooth.numpy() + 0.1 * rng.normal(size=(count, 3, size, size))
+    return 2 * smooth.numpy() + 0.1 * rng.normal(size=(count, 3, size, size))
 
 
 def enliven(network: nn.Module, size: int) -> None:
@@ -153,16 +153,22 @@ def _hard(swish: bool, x: torch.Tensor) -> torch.Tensor:
     return x * gate if swish else gate
 
 
-def mask(dense: Mapping[str, NDArray[Any]], rng: np.random.Generator, *, aligned: bool) -> Tensors:
+def mask(
+    dense: Mapping[str, NDArray[Any]], rng: np.random.Generator, *, aligned: bool, mercy: float = 0.0
+) -> Tensors:
     """Whole filters and neurons, input slices and single weights are zero, in varied proportions.
 
     With ``aligned``, tensors with as many rows lose the same ones, as channels that residual blocks
     share do in training; for half of those the norms' shifts are zero too, so that they are zero and
-    not constant.
+    not constant. ``mercy``, from 0 to 1, is how much less is zeroed.
     """
+
+    def some(size: tuple[int, ...], *shares: float) -> NDArray[np.bool_]:
+        return rng.random(size) < (1 - mercy) * rng.choice(shares)
+
     sparse = {name: np.array(value) for name, value in dense.items()}
     counts = sorted({value.shape[0] for value in sparse.values() if value.ndim})
-    dead = {count: rng.random(count) < rng.choice([0.3, 0.5]) for count in counts}
+    dead = {count: some((count,), 0.3, 0.5) for count in counts}
     zero = {count: rows & (rng.random(count) < 0.5) for count, rows in dead.items()}
     last = [name for name, value in sparse.items() if value.ndim > 1][-1]
     for name, value in sparse.items():
@@ -171,15 +177,15 @@ def mask(dense: Mapping[str, NDArray[Any]], rng: np.random.Generator, *, aligned
         if value.ndim < 2 or not name.endswith("weight"):
             continue
         if rng.random() < 0.6:
-            value[rng.random(value.shape) < rng.choice([0.3, 0.6])] = 0
+            value[some(value.shape, 0.3, 0.6)] = 0
         if aligned:
             if name != last:
                 value[dead[value.shape[0]]] = 0
             continue
         if rng.random() < 0.7 and name != last:
-            value[rng.random(value.shape[0]) < rng.choice([0.25, 0.5])] = 0
+            value[some(value.shape[:1], 0.25, 0.5)] = 0
         if rng.random() < 0.4 and value.shape[1] > 3:
-            value[:, rng.random(value.shape[1]) < rng.choice([0.25, 0.5])] = 0
+            value[:, some(value.shape[1:2], 0.25, 0.5)] = 0
     return sparse
 
 

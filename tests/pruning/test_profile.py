@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from math import comb
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shifter.errors import EngineError
 from shifter.pruning.memory import measure_memory
@@ -14,7 +17,9 @@ from shifter.pruning.profile import (
     WARM_UP,
     accuracy,
     count_parameters,
+    measure_alternating,
     measure_latencies,
+    order_interval,
     parameter_names,
     summarise,
 )
@@ -73,6 +78,44 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says():
     for _ in range(400):
         latency = summarise(list(rng.exponential(size=60)))
         hits += latency.p50_low_ms <= np.log(2) <= latency.p50_high_ms
+    assert hits / 400 >= 0.93
+
+
+def test_alternating_calls_are_never_twice_the_same_engine_in_a_row():
+    log: list[str] = []
+    ticks = itertools.count()
+    engines = {name: Scripted(name, log=log) for name in "abc"}
+    found = measure_alternating(
+        engines, np.zeros((1, 1, 1, 1), np.float32), 12, clock=lambda: next(ticks) / 1000
+    )
+    assert "".join(log) == "abc" * 13, "the first round warms up"
+    assert {latency.samples for latency in found.values()} == {12}
+    assert found["c"].p50_ms == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("samples", "low", "high"), [(10, 8, None), (367, 358, None), (368, 359, 367)])
+def test_p99_has_an_upper_bound_only_where_enough_samples_know_it(samples, low, high):
+    assert order_interval(samples, 0.99) == (low, high)
+    latency = summarise([float(i + 1) for i in range(samples)])
+    assert latency.p99_low_ms == low + 1
+    assert latency.p99_high_ms == (None if high is None else high + 1)
+
+
+@given(st.integers(1, 400), st.sampled_from([0.1, 0.5, 0.9, 0.99]))
+def test_an_interval_is_the_tightest_that_misses_as_rarely_as_it_says(n, q):
+    at_most = np.cumsum([comb(n, k) * q**k * (1 - q) ** (n - k) for k in range(n + 1)])  # P(N <= k)
+    low, high = order_interval(n, q)
+    # The sample of rank r (from 0) is above the quantile if at most r samples lie below it.
+    assert [r for r in range(n) if at_most[r] <= 0.025 + 1e-12][-1:] == ([] if low is None else [low])
+    assert [r for r in range(n) if at_most[r] >= 0.975 - 1e-12][:1] == ([] if high is None else [high])
+
+
+def test_the_interval_of_p99_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(400):
+        latency = summarise(list(rng.exponential(size=600)))
+        hits += latency.p99_low_ms <= np.log(100) <= latency.p99_high_ms
     assert hits / 400 >= 0.93
 
 

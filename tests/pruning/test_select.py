@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shifter.errors import InexactError
-from shifter.pruning.select import select
+from shifter.pruning.select import pareto_front, search_efficiency, select
 from shifter.values import Exactness, Latency, Profile
 
 
@@ -48,6 +49,94 @@ def test_kept_is_the_pareto_front_of_distinct_variants(profiles):
     assert all(d.beaten_by in profiles and d.beaten_by != d.name for d in discarded)
     sizes = [profiles[n].tensor_bytes for n in kept]
     assert sizes == sorted(sizes, reverse=True)
+
+
+noisy = st.builds(
+    profile, st.integers(1, 4), st.integers(1, 6).map(float), st.integers(0, 3).map(lambda x: x / 3),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)  # fmt: skip
+noisy_portfolios = st.lists(noisy, min_size=1, max_size=6).map(
+    lambda ps: {f"v{i}": p for i, p in enumerate(ps)}
+)
+
+
+def surely_beats(one: Profile, other: Profile) -> bool:
+    """By the definition: no worse in any of the three, better in one; overlapping latencies are equal."""
+    slower = one.latency.p50_low_ms > other.latency.p50_high_ms
+    faster = one.latency.p50_high_ms < other.latency.p50_low_ms
+    size = other.tensor_bytes - one.tensor_bytes
+    accuracy = one.validation_accuracy - other.validation_accuracy
+    return not slower and size >= 0 and accuracy >= 0 and (faster or size > 0 or accuracy > 0)
+
+
+def subsets(names):
+    return itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(len(names) + 1))
+
+
+@given(noisy_portfolios)
+def test_the_front_is_the_only_set_of_which_none_beats_another_and_which_beats_the_rest(profiles):
+    """Against brute force over all sets: "not told apart" is not transitive, yet the front is one."""
+    fronts = []
+    for chosen in subsets(profiles):
+        free = not any(surely_beats(profiles[a], profiles[b]) for a in chosen for b in chosen)
+        rest = [n for n in profiles if n not in chosen]
+        if free and all(any(surely_beats(profiles[a], profiles[b]) for a in chosen) for b in rest):
+            fronts.append(set(chosen))
+    front = pareto_front(profiles)
+    assert [set(front.optimal)] == fronts
+    assert set(front.discarded) == profiles.keys() - front.optimal
+    for name, gone in front.discarded.items():
+        assert gone.beaten_by in front.optimal
+        assert surely_beats(profiles[gone.beaten_by], profiles[name])
+
+
+@given(noisy_portfolios, st.sampled_from([0.0, 0.34]), st.sampled_from([0.0, 0.26, 0.5]))
+def test_no_two_that_are_kept_are_near_twins_and_a_twin_goes_for_one_no_less_accurate(profiles, off, part):
+    def are_twins(a: Profile, b: Profile) -> bool:
+        sizes = a.tensor_bytes, b.tensor_bytes
+        apart = a.latency.p50_low_ms > b.latency.p50_high_ms or b.latency.p50_low_ms > a.latency.p50_high_ms
+        near = abs(a.validation_accuracy - b.validation_accuracy) <= off
+        return not apart and near and max(sizes) - min(sizes) <= part * max(sizes)
+
+    optimal = pareto_front(profiles).optimal
+    kept, discarded = select(profiles, accuracy_tolerance=off, size_tolerance=part)
+    assert set(kept) <= set(optimal)
+    assert not any(are_twins(profiles[a], profiles[b]) for a, b in itertools.combinations(kept, 2))
+    beaten_by = {d.name: d.beaten_by for d in discarded}
+    for name in set(optimal) - set(kept):
+        twin = beaten_by[name]
+        assert twin in kept
+        assert are_twins(profiles[twin], profiles[name])
+        assert profiles[twin].validation_accuracy >= profiles[name].validation_accuracy
+
+
+def test_search_efficiency_is_that_of_the_papers_table_iii():
+    """4 of 9 variants are optimal, 44.44 %; VGG-16's 14.72 M parameters are trained nine times."""
+    nonzero = [14_720_000 // 2**round for round in range(9)]
+    profiles = {}
+    for index, count in enumerate(nonzero):
+        # The first four are each smaller than the one before; the others lose to the fourth.
+        one = profile(100 - 10 * min(index, 3), 5.0, 0.94 - 0.01 * index)
+        profiles[f"{2**index}x"] = replace(
+            one, nonzero_parameters=count, dense_parameters=14_720_000, test_accuracy=0.9 + 0.01 * (index % 2)
+        )
+    search = search_efficiency(profiles, 9)
+    assert search.optimal == ("8x", "4x", "2x", "1x")
+    assert round(100 * search.efficiency, 2) == 44.44
+    assert search.trained_parameters == pytest.approx(132.2e6, rel=0.003)
+    assert (search.min_parameters, search.max_parameters) == (57_500, 14_720_000)
+    assert search.mean_parameters == pytest.approx(3.32e6, rel=0.02)
+    assert search.mean_accuracy == pytest.approx(0.905)
+    assert search.accuracy_deviation == pytest.approx(0.01 / 3**0.5)
+    assert search_efficiency(profiles, 10).efficiency == 0.4, "a round below the floor was searched, too"
+    twins = select(profiles, accuracy_tolerance=1.0, size_tolerance=0.5)[0]
+    assert len(twins) < len(search.optimal), "near-twins count as optimal, as the paper's do"
+
+
+def test_what_is_not_exact_was_searched_but_is_not_optimal():
+    profiles = {"1x": profile(100, 9.0, 0.8), "2x": inexact(profile(50, 1.0, 0.9), float64=2e-10)}
+    search = search_efficiency(profiles, 2)
+    assert (search.optimal, search.efficiency) == (("1x",), 0.5)
 
 
 def test_what_beats_a_variant_is_named_with_what_it_is_better_at():

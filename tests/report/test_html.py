@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from shifter.report import render
 from shifter.report.plot import KEPT, script_json
-from shifter.values import Discarded
+from shifter.values import Discarded, Search
 
 HOSTILE = """</script><img src=x onerror="alert('x')">&amp;\u2028"""
 
@@ -69,12 +70,48 @@ def figure(page: Page) -> dict:
 def test_the_table_says_it_all_without_javascript(text: str) -> None:
     cells = Page(text).cells
     start = cells.index("64x")
-    row = " ".join(cells[start : start + 15])
+    row = " ".join(cells[start : start + 18])
     for figure_ in ("kept", "64", "2.34 k", "9.88 k", "39.5 k", "90.0 %", "88.8 %", "0.123", "2.1e-15"):
+        assert figure_ in row
+    # Multiply-accumulates, the interval of p99, alternating, all cores.
+    for figure_ in ("644 k", "0.210 – 0.296", "0.8641.11", "0.0490.1114 cores"):
         assert figure_ in row
     assert "discarded for 1x: 1x is no slower and more accurate" in cells
     for value in ("training.epochs", "4", "torch", "2.15.0"):
         assert value in cells
+
+
+def test_each_layer_of_each_variant_is_told(text: str) -> None:
+    cells = Page(text).cells
+    start = [index for index, cell in enumerate(cells) if cell == "stages.0.conv"]
+    assert len(start) == 3
+    assert cells[start[0] : start[0] + 5] == ["stages.0.conv", "Conv", "9.60 M", "600 k", "4.10 k"]
+    assert cells[start[0] + 5 : start[0] + 10] == ["scores", "MatMul", "12.0 k", "0", "–"]
+
+
+def test_the_search_is_told_as_the_paper_does(text: str, variants) -> None:
+    assert "search efficiency" not in Page(text).cells
+    search = Search(4, ("64x", "1x"), 2_344, 6e4, 150_000, 600_000, 0.93, 0.0125)
+    page = Page(render("digits", {}, {}, variants, ["1x", "64x"], DISCARDED, search))
+    start = page.cells.index("search efficiency") + 1
+    assert page.cells[start : start + 6] == [
+        *("4", "2.34 k / 60.0 k / 150 k", "600 k", "93.0 % ± 1.25", "264x, 1x", "50.0 %")
+    ]
+
+
+def test_a_profile_of_the_first_version_has_dashes(variants) -> None:
+    old = [
+        (n, replace(p, alternating_latency=None, all_cores_latency=None, cores=None, layers=()))
+        for n, p in variants
+    ]
+    page = Page(render("old", {}, {}, old, ["1x", "64x"], DISCARDED))
+    assert "stages.0.conv" not in page.cells
+    assert " ".join(page.cells).count("–") > 3
+
+
+def test_one_that_is_discarded_for_none_says_why(variants) -> None:
+    gone = [Discarded("8x", None, "it is not exact")]
+    assert "discarded: it is not exact" in Page(render("r", {}, {}, variants, ["1x", "64x"], gone)).cells
 
 
 def test_nothing_is_fetched(text: str) -> None:

@@ -137,7 +137,9 @@ def test_wrong_json_is_refused_with_the_image_and_what_is_right(document: object
     ],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
-    refused(body, "application/json")
+    error = refused(body, "application/json")
+    assert error.status == 400
+    assert str(error).startswith("the body is not JSON: ")
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "image/gif", "application/x-www-form-urlencoded"])

@@ -46,7 +46,7 @@ def test_stopped_by_a_signal_the_same_command_ends_where_an_unbroken_one_does(re
     out, err = unbroken.communicate(timeout=200)
     assert unbroken.returncode == 0, err
     assert out == f"{tmp_path}/unbroken/run: 2 rounds are trained\n"
-    assert "round 1 (4x), epoch 12 of 12: loss" in err
+    assert "round 1 of 0–1 (4x), epoch 12 of 12: loss" in err
     assert "round 1 of 0–1 (4x) is finished" in err
 
     stopped = start(recipe_file, tmp_path / "stopped", *options)

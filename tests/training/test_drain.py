@@ -47,7 +47,7 @@ def cluster(monkeypatch):
 def test_training_leaves_a_node_that_is_drained(recipe, cluster, tmp_path):
     from ray._raylet import GcsClient
 
-    from shifter.training.worker import train
+    from shifter.training.on_ray import train
 
     data = recipe.resolved()
     training = data["training"] | {"epochs": 120, "save_every": "120ep"}

@@ -21,10 +21,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def train():
-    from shifter.training import worker
+    from shifter.training import on_ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield worker.train
+    yield on_ray.train
     ray.shutdown()
 
 
@@ -137,7 +137,7 @@ def test_elastic_training_takes_the_workers_that_there_is_room_for(recipe, train
 def test_workers_that_fail_again_and_again_get_no_further_chance(recipe, tmp_path, monkeypatch):
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    from shifter.training import worker
+    from shifter.training import on_ray
 
     steps, waited, notes = iter([0, 7, 7, 7, 7, 9]), [], []
 
@@ -146,11 +146,11 @@ def test_workers_that_fail_again_and_again_get_no_further_chance(recipe, tmp_pat
         on_event({"event": "attempt", **where, "round": 0, "iteration": next(steps)})
         raise WorkerGroupError("many lines\nthe last one", {})
 
-    monkeypatch.setattr(worker, "_fit", fit)
-    monkeypatch.setattr(worker.time, "sleep", waited.append)
+    monkeypatch.setattr(on_ray, "fit", fit)
+    monkeypatch.setattr(on_ray.time, "sleep", waited.append)
     run = Run.begin(Store.open(str(tmp_path)), recipe)
     with pytest.raises(TrainingError, match=r"failed 4 times without getting any further(.|\n)*last one"):
-        worker.train(recipe, run, notes.append)
+        on_ray.train(recipe, run, notes.append)
     assert waited == [1, 1, 2, 3]
     assert notes[0]["text"].startswith("a worker was lost (the last one): training goes on")
     assert [attempt["iteration"] for attempt in run.record["attempts"]] == [0, 7, 7, 7, 7]
