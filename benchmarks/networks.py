@@ -49,18 +49,22 @@ class Subject:
         return answers_of(self.module, images)
 
     def error_of(self, module: nn.Module, images: NDArray[np.float32]) -> float:
-        """How far another module's float64 answers are from them."""
-        return relative_error(answers_of(module, images), self.answers(images))
+        """How far another module's answers are from them, in float32: not all tools' modules take more."""
+        return relative_error(_one_by_one(module, torch.from_numpy(images)), self.answers(images))
 
 
 def answers_of(module: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float64]:
-    """One image at a time, in float64; the module is left as it was."""
+    """In float64; the module is left as it was."""
     dtype = next(module.parameters()).dtype
-    double = module.double().eval()
+    found = _one_by_one(module.double(), torch.from_numpy(images).double())
+    module.to(dtype)
+    return found
+
+
+def _one_by_one(module: nn.Module, images: torch.Tensor) -> NDArray[Any]:
+    module.eval()
     with torch.no_grad():
-        found = [double(torch.from_numpy(image[None]).double()).numpy() for image in images]
-    double.to(dtype)
-    return np.concatenate(found)
+        return np.concatenate([module(image[None]).numpy() for image in images])
 
 
 def enliven(module: nn.Module) -> None:

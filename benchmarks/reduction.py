@@ -85,8 +85,8 @@ def resnet50(
     notes: dict[str, Any] = {
         "threads": threads,
         "parameters": ours.counts(),
-        "error, float64": {
-            "ours": ours.error(images),
+        "error": {
+            "ours, float64": ours.error(images),
             "torch-simplify": subject.error_of(
                 rivals.torch_simplify(subject.module, subject.size).module, images
             ),

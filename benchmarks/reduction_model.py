@@ -129,13 +129,11 @@ def _dense(tensors: dict[str, Any]) -> dict[str, Any]:
 
 def _rival(subject: Subject, images: Any, attempt: Callable[[], rivals.Attempt]) -> dict[str, Any]:
     done = attempt()
-    parameters = sum(p.numel() for p in done.module.parameters())
-    # torch-simplify keeps constants as maps of the size of the image; they are stored as well.
-    maps = sum(b.numel() for n, b in done.module.named_buffers() if n.endswith("bf"))
     return {
-        "parameters": parameters + maps,
+        # torch-simplify keeps constants as maps of the size of the image; they are stored as well.
+        "parameters": sum(parameter.numel() for parameter in done.module.parameters()),
         "ms": 1000 * done.total,
-        "error, float64": subject.error_of(done.module, images),
+        "error": subject.error_of(done.module, images),
     }
 
 
@@ -170,7 +168,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
                 f"| {ours['plan_ms']:.0f} + {ours['rebuild_ms']:.0f}"
             )
         others = [
-            each["failed"] if "failed" in each else f"{each['error, float64']:.0e}, {each['ms']:.0f}"
+            each["failed"] if "failed" in each else f"{each['error']:.0e}, {each['ms']:.0f}"
             for each in (row["torch-simplify"], row["Torch-Pruning"])
         ]
         lines.append(f"| {row['model']} | {mine} | {others[0]} | {others[1]} |")
