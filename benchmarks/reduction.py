@@ -109,10 +109,10 @@ def resnet50(
 def live(repetitions: Repetitions = 3, threads: Threads = 2, out: Out = RESULTS) -> None:
     """``shifter.prune`` on a torch ResNet-50: with its proof, the one-time export apart."""
     import torch
-    from shifter.models.exports import cached_export
 
     import shifter
     from benchmarks import networks
+    from shifter.models.exports import cached_export
 
     torch.set_num_threads(threads)
     subject, _ = networks.resnet50()
