@@ -227,7 +227,7 @@ def models(
         if name in done:
             print(f"{name}: done already", flush=True)
             continue
-        command = [sys.executable, "-m", "benchmarks.reduction_model", name, "--out", str(out)]
+        command = [sys.executable, "-m", "benchmarks.reduction_model", name, str(out)]
         try:
             code: int | str = subprocess.run(command, timeout=limit_s, check=False).returncode
         except subprocess.TimeoutExpired:

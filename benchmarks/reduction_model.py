@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.reduction_model resnet18
+    python -m benchmarks.reduction_model resnet18 models.jsonl
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import ray
 
 from benchmarks import networks
 from jobs import reduction as phase2
+from jobs.rounds import TASK_BYTES, batches
 from shifter.pruning.plan import plan_round
 from shifter.pruning.rebuild import rebuild
 from shifter.recipe import Recipe
@@ -56,15 +57,15 @@ class Rounds:
 
     def by_tasks(self, count: int) -> float:
         """Seconds until every layer of ``count`` rounds has been rebuilt, on the connected cluster."""
-        uri, name = self._run.store.uri, self._run.name
         began = time.perf_counter()
-        plans = {phase2._plan.remote(uri, name, index, ROUND_TO): index for index in range(count)}
+        run = ray.put(self._run)
+        plans = {phase2._plan.remote(run, index, ROUND_TO): index for index in range(count)}
         self.tasks, rebuilt = count, []
         while plans:
             (ready, *_), _ = ray.wait(list(plans), num_returns=1)
             index, plan = plans.pop(ready), ray.get(ready)
-            for batch in phase2.batches(plan.layers, phase2.TASK_BYTES):
-                rebuilt.append(phase2._rebuild.remote(uri, name, index, batch))
+            for batch in batches(plan, TASK_BYTES):
+                rebuilt.append(phase2._rebuild.remote(run, index, batch))
         self.tasks += len(rebuilt)
         ray.wait(rebuilt, num_returns=len(rebuilt), fetch_local=False)
         taken = time.perf_counter() - began

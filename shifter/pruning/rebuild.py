@@ -143,7 +143,7 @@ def folded_bias(part: LayerPlan, weight: NDArray[Any], factor: Float64s | None) 
         value = np.repeat(values[chosen], positions)
         for rows in in_blocks(outputs[outputs // each == group], value.size):
             read = np.take(weight[rows], member, axis=1).reshape(rows.size, -1)
-            total[rows] = read.astype(np.float64) @ value
+            total[rows] = np.vecdot(read.astype(np.float64), value)
     return total if factor is None else total * factor
 
 
@@ -167,7 +167,7 @@ def settle_constants(
         for some in in_blocks(places, members.size * math.prod(weight.shape[2:])):
             rows = outputs[some]
             read = np.take(weight[rows], members, axis=1).astype(np.float64)
-            moved = ratios @ read.reshape(rows.size, members.size, -1)
+            moved = np.vecdot(read.reshape(rows.size, members.size, -1).swapaxes(1, 2), ratios)
             if factor is not None:
                 moved *= factor[rows, None]
             rebuilt[some, column[carrier]] += moved.reshape(rows.size, *weight.shape[2:])
