@@ -1,7 +1,6 @@
 """Other tools that make a sparse network smaller, each on a copy of the module.
 
-They are no dependencies: ``pip install 'shifter[bench]'``, or ``pip install --no-deps torch-simplify
-torch-pruning``.
+They are no dependencies: ``pip install --no-deps torch-simplify==1.1.4 torch-pruning==1.6.1``.
 """
 
 from __future__ import annotations
