@@ -44,7 +44,8 @@ class Row:
     """One measured claim.
 
     Args:
-        ratio: what is judged. target: what it should be, with its sign (``>= 1.3``).
+        ratio: what is judged. target: what it should be, with its sign (``>= 1.3``); empty where
+            nothing is asked of it.
         figures: what the ratio was made of, by name.
         notes: what a reader needs to know besides.
     """
@@ -56,15 +57,17 @@ class Row:
     notes: Mapping[str, Any]
 
     @property
-    def met(self) -> bool:
-        """Whether the median holds the target."""
+    def met(self) -> bool | None:
+        """Whether the median holds the target; None without one."""
+        if not self.target:
+            return None
         sign, value = self.target.split()
         return self.ratio.median >= float(value) if sign == ">=" else self.ratio.median <= float(value)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {figure}" for name, figure in self.figures.items())
-        verdict = "met" if self.met else "missed"
-        return f"{self.name}: {self.ratio}, wanted {self.target}: {verdict} (n={self.ratio.n}; {parts})"
+        verdict = f", wanted {self.target}: {'met' if self.met else 'missed'}" if self.target else ""
+        return f"{self.name}: {self.ratio}{verdict} (n={self.ratio.n}; {parts})"
 
 
 def in_turns(
@@ -78,6 +81,17 @@ def in_turns(
         for measure, found in (first, second):
             found.append(measure())
     return ones, others
+
+
+def in_rotation(ways: Mapping[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
+    """Measures several ways one after another, again and again, each in every place as often."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for turn in range(repetitions):
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            found[name].append(ways[name]())
+    return found
 
 
 def compared(

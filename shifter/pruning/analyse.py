@@ -8,19 +8,18 @@ average that counts its padding makes of it, the same for all channels of the ac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shifter.errors import CheckpointError
 from shifter.pruning.functions import COMBINE
-from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
+from shifter.pruning.fuse import fuse_norm, not_finite, read_tensor, read_weight
 from shifter.pruning.network import (
     Arrange,
+    Bools,
     Each,
     Float64s,
     Ints,
@@ -31,9 +30,9 @@ from shifter.pruning.network import (
     Stop,
     Value,
 )
+from shifter.pruning.threads import side_by_side
+from shifter.pruning.zeros import FEW, nonzero_columns, nonzero_rows
 from shifter.values import Tensors
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Channels:
 
 
 class LayerFacts:
-    """What the zeros of one layer say. Its weights count in groups: (groups, out, in, positions).
+    """What the zeros of one layer say.
 
     Raises:
         CheckpointError: if the layer's tensors are missing, misshapen or not finite.
@@ -91,43 +90,56 @@ class LayerFacts:
         self.factor, self.bias = fuse_norm(layer, tensors, out)
         self.weight = weight
         self.groups = layer.groups
-        self.shape = (layer.groups, out // layer.groups, into, int(np.prod(weight.shape[2:], dtype=np.int64)))
         self.out, self.into = out, into * layer.groups
-        self.nonzero = np.ascontiguousarray(nonzero_weights(weight)).reshape(self.shape)
-        if self.factor is not None and not self.factor.all():
-            scaled = (self.factor != 0).reshape(*self.shape[:2], 1, 1)
-            self.nonzero = np.asarray(self.nonzero & scaled)
+        self.filters, finite = nonzero_rows(weight.reshape(out, -1))
+        if not finite:
+            raise not_finite(layer.weight)
+        if self.factor is not None:
+            self.filters &= self.factor != 0
+
+    @cached_property
+    def _in_groups(self) -> Bools:
+        """Which weights are not zero: (groups, out, in), both counted within a group."""
+        found = (self.weight != 0).reshape(*self.weight.shape[:2], -1).any(axis=2)
+        each = self.out // self.groups
+        return np.asarray((found & self.filters[:, None]).reshape(self.groups, each, -1))
 
     def reads_any(self, inputs: Bools) -> Bools:
         """Output channels, shape (out,), that have a non-zero weight for any of ``inputs`` (in,)."""
-        found = self.nonzero
-        if not inputs.all():
-            found = found & inputs.reshape(self.groups, 1, -1, 1)
-        return np.asarray(found.reshape(self.out, -1).any(axis=1))
+        found = self.filters.copy()
+        if inputs.all():
+            return found
+        if self.groups > 1:
+            live = self._in_groups & inputs.reshape(self.groups, 1, -1)
+            return np.asarray(live.any(axis=2).reshape(-1))
+        columns, rows = np.flatnonzero(inputs), np.flatnonzero(found)
+        found[:] = False
+        for some in (columns[:FEW], columns[FEW:]):  # who reads one of the first few is settled
+            if some.size and rows.size:
+                read = self.weight[np.ix_(rows, some)] != 0
+                reads = read.reshape(rows.size, -1).any(axis=1)
+                found[rows[reads]] = True
+                rows = rows[~reads]
+        return found
 
     def read_by(self, outputs: Bools) -> Bools:
         """Input channels, shape (in,), that any of ``outputs`` (out,) has a non-zero weight for."""
-        groups, each, into, positions = self.shape
-        if groups == 1:
-            rows = self.nonzero.reshape(each, -1)
-            found = _any_row(rows if outputs.all() else rows[outputs])
-            return np.asarray(found.reshape(into, positions).any(axis=1))
-        live = self.nonzero & outputs.reshape(groups, each, 1, 1)
-        return np.asarray(live.any(axis=(1, 3))).reshape(-1)
+        if self.groups > 1:
+            live = self._in_groups & outputs.reshape(self.groups, -1, 1)
+            return np.asarray(live.any(axis=1)).reshape(-1)
+        rows = np.flatnonzero(outputs & self.filters)
+        found = nonzero_columns(self.weight.reshape(self.out, -1), rows)
+        return np.asarray(found.reshape(self.into, -1).any(axis=1))
 
-    def contribution(self, inputs: Ints, values: Float64s) -> Float64s:
-        """What constant ``inputs`` add to every output channel where no border interferes: (out,)."""
+    def contribution(self, inputs: Ints, values: Float64s, outputs: Bools) -> Float64s:
+        """What constant ``inputs`` add to each of ``outputs`` where no border interferes: (out,)."""
         total = np.zeros(self.out)
+        each = self.out // self.groups
         for group, member, chosen in by_group(inputs, self.groups, self.into):
-            rows = slice(group * self.shape[1], (group + 1) * self.shape[1])
-            part = self.weight[rows][:, member].astype(np.float64)
+            rows = group * each + np.flatnonzero(outputs[group * each : (group + 1) * each])
+            part = np.take(self.weight[rows], member, axis=1).astype(np.float64)
             total[rows] = part.sum(axis=tuple(range(2, part.ndim))) @ values[chosen]
         return total if self.factor is None else total * self.factor
-
-
-def nonzero_weights(weight: NDArray[np.generic]) -> Bools:
-    """Which weights are not zero, element by element: a sum may cancel."""
-    return np.asarray(weight != 0)
 
 
 def by_group(inputs: Ints, groups: int, into: int) -> list[tuple[int, Ints, Ints]]:
@@ -135,14 +147,6 @@ def by_group(inputs: Ints, groups: int, into: int) -> list[tuple[int, Ints, Ints
     size = into // groups
     group, member = np.divmod(inputs, size)
     return [(int(g), member[group == g], np.flatnonzero(group == g)) for g in np.unique(group)]
-
-
-def _any_row(rows: Bools) -> Bools:
-    """Which columns hold any True, eight at a time where they can be."""
-    if rows.shape[0] and rows.shape[1] % 8 == 0:
-        wide = np.bitwise_or.reduce(np.ascontiguousarray(rows).view(np.uint64), axis=0)
-        return np.asarray(wide.view(np.bool_))
-    return np.asarray(rows.any(axis=0))
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,9 @@ def analyse(network: Network, tensors: Tensors, threads: int | None = None) -> A
     Raises:
         CheckpointError: if a layer's tensors are missing, misshapen or not finite.
     """
-    nodes = [node for node in network.nodes if isinstance(node, LayerNode)]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = list(pool.map(lambda node: LayerFacts(node.layer, tensors), nodes))
-    layers = {node.layer.name: facts for node, facts in zip(nodes, found, strict=True)}
+    given = list(network.layers)
+    found = side_by_side(lambda layer: LayerFacts(layer, tensors), given, threads)
+    layers = {layer.name: facts for layer, facts in zip(given, found, strict=True)}
     forward = _Forward(network, layers, tensors)
     for name in network.inputs:
         forward.channels[name] = Channels.unknown(network.values[name].width)
@@ -218,11 +221,11 @@ class _Forward:
         varying = ~source.constant | ~source.flat
         if layer.padded:
             varying = varying | (source.value != 0)
-        value = facts.bias
-        counted = np.flatnonzero(source.counted & ~varying)
-        if counted.size:
-            value = value + facts.contribution(counted, source.value[counted])
-        return Channels.known(~facts.reads_any(varying), value)
+        value, constant = facts.bias, ~facts.reads_any(varying)
+        adding, counted = constant & facts.filters, np.flatnonzero(source.counted & ~varying)
+        if counted.size and adding.any():
+            value = value + facts.contribution(counted, source.value[counted], adding)
+        return Channels.known(constant, value)
 
     def _each(self, node: Each) -> Channels:
         source = self.channels[node.inputs[0]]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shifter.pruning.analyse import Analysis, Bools, Channels, LayerFacts
+from shifter.pruning.analyse import Analysis, Channels, LayerFacts
 from shifter.pruning.demand import Demands
-from shifter.pruning.network import Ints, Layer, LayerNode, Network
+from shifter.pruning.network import Bools, Ints, Layer, LayerNode, Network
 from shifter.pruning.spaces import Spaces, is_depthwise
 
 
@@ -31,6 +31,9 @@ class Want:
     last: int
     profile: int
 
+
+Wants = dict[str, dict[Want, Ints]]
+"""By layer: what it wants carried, and which channels each want is of."""
 
 Carriers = Mapping[Want, int]
 """The channel that serves each want."""
@@ -55,40 +58,68 @@ def wants_of(
     if is_depthwise(facts):
         return {}
     counted = np.flatnonzero(demanded & source.counted & ~folds(layer, source))
+    if not counted.size:
+        return {}
     size = facts.into // facts.groups
-    found: dict[Want, list[int]] = {}
-    for channel in counted.tolist():
-        first = channel // size * size
-        found.setdefault(Want(name, first, first + size, int(source.profile[channel])), []).append(channel)
-    return {want: np.asarray(channels) for want, channels in found.items()}
+    first, profile = counted // size * size, source.profile[counted]
+    kind = first * (int(profile.max()) + 1) + profile
+    found = {}
+    for number in sorted(set(kind.tolist())):
+        channels = counted[kind == number]
+        start = int(channels[0]) // size * size
+        found[Want(name, start, start + size, int(source.profile[channels[0]]))] = channels
+    return found
 
 
-def choose_carriers(
-    network: Network, analysis: Analysis, spaces: Spaces, demands: Demands, keep: Bools
-) -> dict[Want, int]:
+def find_wants(network: Network, analysis: Analysis, demands: Demands) -> Wants:
+    """What every layer wants carried."""
+    found: Wants = {}
+    for node in network.nodes:
+        if isinstance(node, LayerNode) and node.follows:
+            name, layer = node.inputs[0], node.layer
+            facts, source = analysis.layers[layer.name], analysis.channels[name]
+            found[layer.name] = wants_of(layer, name, facts, source, demands[layer.name])
+    return found
+
+
+def choose_carriers(analysis: Analysis, spaces: Spaces, wants: Wants, keep: Bools) -> dict[Want, int]:
     """For each want the channel that carries it.
 
     One unit serves as many wants of a space as it can (a residual space needs one carrier for all of
     it). Among those that serve equally many, one that stays anyway is taken, then the one whose
     constant is largest where it is smallest. ``keep`` is not changed.
     """
-    wanting: dict[Want, None] = {}
-    for node in network.nodes:
-        if isinstance(node, LayerNode) and node.follows:
-            name, facts = node.inputs[0], analysis.layers[node.layer.name]
-            source = analysis.channels[name]
-            wanting |= dict.fromkeys(wants_of(node.layer, name, facts, source, demands[node.layer.name]))
-    return _cover(analysis, spaces, list(wanting), keep)
+    return _cover(
+        analysis, spaces, list(dict.fromkeys(want for found in wants.values() for want in found)), keep
+    )
 
 
 def _cover(analysis: Analysis, spaces: Spaces, wants: list[Want], keep: Bools) -> dict[Want, int]:
+    usable = [_usable(want, analysis.channels[want.source]) for want in wants]
+    units = [spaces.units[want.source][channels] for want, channels in zip(wants, usable, strict=True)]
+    served = np.zeros(spaces.count, np.int64)  # wants that each unit could serve
+    for found in units:
+        served[np.unique(found)] += 1
+    chosen: dict[Want, int] = {}
+    shared: dict[Want, tuple[Ints, Ints]] = {}
+    for want, channels, found in zip(wants, usable, units, strict=True):
+        if served[found].max() > 1:
+            shared[want] = (channels, found)
+            continue
+        strength = np.abs(analysis.channels[want.source].value[channels])
+        chosen[want] = int(channels[np.lexsort((channels, found, -strength, ~keep[found]))[0]])
+    return chosen | _cover_shared(analysis, shared, keep)
+
+
+def _cover_shared(
+    analysis: Analysis, wants: Mapping[Want, tuple[Ints, Ints]], keep: Bools
+) -> dict[Want, int]:
     # By unit: the wants that it can serve, each with how strongly, and the channel that does.
     strengths: dict[int, dict[Want, tuple[float, int]]] = {}
-    for want in wants:
-        units, source = spaces.units[want.source], analysis.channels[want.source]
-        for channel in _usable(want, source).tolist():
-            serves = strengths.setdefault(int(units[channel]), {})
-            strength = abs(float(source.value[channel]))
+    for want, (channels, units) in wants.items():
+        values = np.abs(analysis.channels[want.source].value[channels])
+        for channel, unit, strength in zip(channels.tolist(), units.tolist(), values.tolist(), strict=True):
+            serves = strengths.setdefault(unit, {})
             if want not in serves or strength > serves[want][0]:
                 serves[want] = (strength, channel)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from shifter.pruning.analyse import Analysis, Bools
-from shifter.pruning.network import Arrange, Each, Ints, Join, LayerNode, Network, Stop
+from shifter.pruning.analyse import Analysis
+from shifter.pruning.network import Arrange, Bools, Each, Ints, Join, LayerNode, Network, Stop
 from shifter.pruning.spaces import is_depthwise
 
 Demands = dict[str, Bools]

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from shifter.errors import CheckpointError
 from shifter.pruning.network import Float64s, Layer
+from shifter.pruning.zeros import is_finite
 from shifter.values import Tensors
 
 
 def read_weight(layer: Layer, tensors: Tensors) -> NDArray[Any]:
-    """The layer's weight as stored, but always with (out, in / groups, …): a view.
+    """The layer's weight as stored, but always with (out, in / groups, …): a view, not looked at.
 
     Raises:
-        CheckpointError: if it is missing, misshapen or not finite.
+        CheckpointError: if it is missing or misshapen.
     """
-    weight = read_tensor(layer.weight, tensors)
+    weight = _stored(layer.weight, tensors)
     if weight.ndim != layer.rank:
         raise CheckpointError(f"{layer.weight!r} has shape {weight.shape}, which is no {layer.op} weight")
     return weight.T if layer.transposed else weight
@@ -60,14 +61,22 @@ def read_tensor(name: str, tensors: Tensors) -> NDArray[Any]:
     Raises:
         CheckpointError: if it is missing or not finite.
     """
+    array = _stored(name, tensors)
+    if not is_finite(array):
+        raise not_finite(name)
+    return array
+
+
+def not_finite(name: str) -> CheckpointError:
+    """What to raise of a tensor that holds no numbers."""
+    return CheckpointError(f"{name!r} holds NaN or infinite values: it cannot be reduced exactly")
+
+
+def _stored(name: str, tensors: Tensors) -> NDArray[Any]:
     if name not in tensors:
         raise CheckpointError(f"the checkpoint has no tensor {name!r}, which the architecture needs")
     array = np.asarray(tensors[name])
-    if array.dtype.kind != "f":
-        array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise CheckpointError(f"{name!r} holds NaN or infinite values: it cannot be reduced exactly")
-    return array
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
 def _read(name: str, tensors: Tensors, width: int) -> Float64s:

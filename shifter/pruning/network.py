@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 Float64s = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Legality = Literal["onnx", "torch"]
 """Which rewritings are allowed: those of a graph, or those that a torch module's own code survives."""
 

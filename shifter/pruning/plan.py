@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from shifter.pruning.analyse import Analysis, Bools, analyse
-from shifter.pruning.carriers import Carriers, choose_carriers, folds, wants_of
+from shifter.pruning.analyse import Analysis, analyse
+from shifter.pruning.carriers import Carriers, Wants, choose_carriers, find_wants, folds
 from shifter.pruning.demand import Demands, find_demands, need_carriers
 from shifter.pruning.graph import parse_model
-from shifter.pruning.network import Arrange, Each, Ints, Join, LayerNode, Legality, Network, Stop
+from shifter.pruning.network import Arrange, Bools, Each, Ints, Join, LayerNode, Legality, Network, Stop
 from shifter.pruning.parts import ConstantPlan, LayerPlan, ParameterPlan, PrunePlan, Rewrite
 from shifter.pruning.read import read_network
 from shifter.pruning.spaces import find_spaces, is_depthwise
@@ -68,14 +68,15 @@ def plan_network(
     spaces = find_spaces(network, analysis.layers)
     demands, _ = find_demands(network, analysis)
     kept = keep_needed(network, analysis, spaces, demands)
-    carriers = choose_carriers(network, analysis, spaces, demands, kept.units)
+    wants = find_wants(network, analysis, demands)
+    carriers = choose_carriers(analysis, spaces, wants, kept.units)
     keep_carriers(kept, carriers)
     needed = need_carriers(
         network, analysis, demands, [(want.source, channel) for want, channel in carriers.items()]
     )
     replaced = find_replaced(network, analysis, kept, needed, legality)
     fill_up(network, analysis.layers, kept, round_to, legality, replaced)
-    planner = _Planner(network, analysis, demands, needed, kept, carriers, replaced, legality)
+    planner = _Planner(network, analysis, demands, needed, kept, wants, carriers, replaced, legality)
     return planner.plan()
 
 
@@ -84,10 +85,12 @@ class _Planner:
 
     def __init__(
         self, network: Network, analysis: Analysis, demands: Demands, needed: Mapping[str, Bools],
-        kept: Kept, carriers: Carriers, replaced: Mapping[str, int], legality: Legality,
+        kept: Kept, wants: Wants, carriers: Carriers, replaced: Mapping[str, int], legality: Legality,
     ) -> None:  # fmt: skip
         self.network, self.analysis, self.demands, self.needed = network, analysis, demands, needed
-        self.kept, self.carriers, self.replaced, self.legality = kept, carriers, replaced, legality
+        self.kept, self.wants, self.carriers = kept, wants, carriers
+        self.replaced, self.legality = replaced, legality
+        self._numbers: dict[int, tuple[int, ...]] = {}
         self.alive = find_alive(network, kept, legality, replaced)
 
     def plan(self) -> PrunePlan:
@@ -97,7 +100,7 @@ class _Planner:
         return PrunePlan(
             layers=tuple(self._layer(node) for node in layers),
             slices=tuple(
-                ParameterPlan(p.name, p.axis, _numbers(self.kept.channels(node.output)))
+                ParameterPlan(p.name, p.axis, self._kept_of(node.output))
                 for node in alive
                 if isinstance(node, Each)
                 for p in node.parameters
@@ -110,20 +113,27 @@ class _Planner:
             untouched={n.name: n.reason for n in self.network.nodes if isinstance(n, Stop) and n.reason},
         )
 
+    def _kept_of(self, name: str) -> tuple[int, ...]:
+        """Kept channels of an activation; many have the same ones."""
+        units = self.kept.spaces.units[name]
+        if id(units) not in self._numbers:
+            self._numbers[id(units)] = _numbers(self.kept.units[units])
+        return self._numbers[id(units)]
+
     def _layer(self, node: LayerNode) -> LayerPlan:
         layer, facts = node.layer, self.analysis.layers[node.layer.name]
         result, needed = self.analysis.channels[node.output], self.needed[node.output]
         kept = self.kept.channels(node.output)
         empty, constant = kept & ~needed, kept & needed & result.constant
         units = self.kept.spaces.units[node.output]
-        idle = [(c, self.kept.reasons[int(units[c])]) for c in np.flatnonzero(empty | constant).tolist()]
+        idle = np.flatnonzero(empty | constant)
         shared = {
             "layer": layer,
             "widths": (facts.out, facts.into),
-            "outputs": _numbers(kept),
+            "outputs": self._kept_of(node.output),
             "empty_outputs": _numbers(empty),
             "constant_outputs": tuple((c, float(result.value[c])) for c in np.flatnonzero(constant).tolist()),
-            "idle": tuple(idle),
+            "idle": tuple(zip(idle.tolist(), self.kept.reasons(units[idle]), strict=True)),
         }
         if not node.follows:
             return LayerPlan(inputs=tuple(range(facts.into)), groups=layer.groups, **shared)  # type: ignore[arg-type]
@@ -133,18 +143,18 @@ class _Planner:
         if groups > 1:
             groups = int(kept_in.reshape(groups, -1).any(axis=1).sum())
         if is_depthwise(facts):
-            return LayerPlan(inputs=_numbers(kept_in), groups=groups, **shared)  # type: ignore[arg-type]
-        folded = np.flatnonzero(demanded & folds(layer, source)).tolist()
+            return LayerPlan(inputs=self._kept_of(node.inputs[0]), groups=groups, **shared)  # type: ignore[arg-type]
+        folded = np.flatnonzero(demanded & folds(layer, source))
         carried: list[tuple[int, int, float]] = []
-        for want, channels in wants_of(layer, node.inputs[0], facts, source, demanded).items():
+        for want, channels in self.wants[layer.name].items():
             carrier = self.carriers[want]
-            strength = float(source.value[carrier])
-            carried += [(c, carrier, float(source.value[c]) / strength) for c in channels.tolist()]
+            ratios = (source.value[channels] / source.value[carrier]).tolist()
+            carried += [(c, carrier, ratio) for c, ratio in zip(channels.tolist(), ratios, strict=True)]
         return LayerPlan(
-            inputs=_numbers(kept_in),
+            inputs=self._kept_of(node.inputs[0]),
             groups=groups,
             silent_inputs=_numbers(kept_in & (source.constant | ~demanded)),
-            folded_inputs=tuple((c, float(source.value[c])) for c in folded),
+            folded_inputs=tuple(zip(folded.tolist(), source.value[folded].tolist(), strict=True)),
             carried_inputs=tuple(sorted(carried)),
             **shared,  # type: ignore[arg-type]
         )

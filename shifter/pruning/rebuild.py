@@ -6,8 +6,8 @@ side, each reading only its own bytes. The graph is for :mod:`shifter.pruning.re
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from shifter.pruning.analyse import by_group
 from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
-from shifter.pruning.network import Float64s, Ints
+from shifter.pruning.network import Float64s
 from shifter.pruning.parts import ConstantPlan, LayerPlan, ParameterPlan, PrunePlan
 from shifter.pruning.rewrite import other_tensors, rebuild_graph
+from shifter.pruning.threads import side_by_side
+from shifter.pruning.zeros import in_blocks, is_finite
 from shifter.values import Tensors
 
 __all__ = [
@@ -33,17 +35,24 @@ __all__ = [
 
 Arrays = dict[str, NDArray[Any]]
 
+ALIGNED = 16
+"""Weights start at multiples of this many numbers: a cache line of float32."""
+
 
 def rebuild(
     plan: PrunePlan, tensors: Tensors, dtype: DTypeLike = np.float32, threads: int | None = None
 ) -> Arrays:
     """Everything that the plan makes anew: layers, sliced parameters and constants.
 
+    The weights are parts of one piece of memory, which is given back when none of them is left.
+
     Args:
         threads: that work side by side; as many as there are cores unless said.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        layers = list(pool.map(lambda part: rebuild_layer(part, tensors, dtype), plan.layers))
+    room = _Room.of(plan, tensors, np.dtype(dtype))
+    layers = side_by_side(
+        lambda part: rebuild_layer(part, tensors, dtype, room.take(part)), plan.layers, threads
+    )
     made: Arrays = {}
     for arrays in layers:
         made |= arrays
@@ -82,26 +91,29 @@ def rebuild_constant(part: ConstantPlan, dtype: DTypeLike = np.float32) -> Array
     return {part.name: np.asarray(part.values, dtype).reshape(-1, *[1] * part.trailing)}
 
 
-def rebuild_layer(part: LayerPlan, tensors: Tensors, dtype: DTypeLike = np.float32) -> Arrays:
+def rebuild_layer(
+    part: LayerPlan, tensors: Tensors, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None
+) -> Arrays:
     """The layer's reduced tensors, computed in float64 and rounded once.
 
     Args:
         tensors: must hold ``part.layer.tensors``.
+        out: where the weight is written, C-contiguous; new memory unless given.
 
     Returns:
         Weight (kept out, kept in / groups, …), as stored (in, out) if the layer's is, and bias
         (kept out,) if it has one, C-contiguous.
 
     Raises:
-        CheckpointError: if a tensor is missing, misshapen or not finite.
+        CheckpointError: if a tensor is missing or misshapen, or what is read of it is not finite.
     """
     weight = read_weight(part.layer, tensors)
     factor, bias = fuse_norm(part.layer, tensors, weight.shape[0])
     bias = bias + folded_bias(part, weight, factor)
-    kept = _take(part, weight)
-    scale = np.ones(len(part.outputs)) if factor is None else factor[list(part.outputs)]
-    rebuilt = np.empty(kept.shape, dtype)
-    np.multiply(kept, scale.reshape(-1, *[1] * (kept.ndim - 1)), out=rebuilt, casting="same_kind")
+    rebuilt = np.empty(_kept_shape(part, weight), dtype) if out is None else out
+    _scale_kept(part, weight, factor, rebuilt)
+    if not (is_finite(rebuilt) and is_finite(bias)):
+        read_tensor(part.layer.weight, tensors)
     settle_constants(part, weight, factor, rebuilt)
     bias = settle_outputs(part, rebuilt, bias)
     if part.layer.transposed:
@@ -125,16 +137,18 @@ def settle_outputs(part: LayerPlan, rebuilt: NDArray[Any], bias: Float64s) -> Fl
 
 
 def folded_bias(part: LayerPlan, weight: NDArray[Any], factor: Float64s | None) -> Float64s:
-    """What the folded inputs contribute to every output channel: shape (out,)."""
+    """What the folded inputs contribute to every kept output channel: shape (out,), zero for others."""
     total = np.zeros(weight.shape[0])
     if not part.folded_inputs:
         return total
     channels, values = (np.asarray(column) for column in zip(*part.folded_inputs, strict=True))
-    each = weight.shape[0] // part.layer.groups
+    each, outputs = weight.shape[0] // part.layer.groups, np.asarray(part.outputs, np.int64)
     for group, member, chosen in by_group(channels, part.layer.groups, part.widths[1]):
-        rows = slice(group * each, (group + 1) * each)
-        read = weight[rows][:, member].astype(np.float64)
-        total[rows] = read.sum(axis=tuple(range(2, read.ndim))) @ values[chosen]
+        positions = math.prod(weight.shape[2:])
+        value = np.repeat(values[chosen], positions)
+        for rows in in_blocks(outputs[outputs // each == group], value.size):
+            read = np.take(weight[rows], member, axis=1).reshape(rows.size, -1)
+            total[rows] = np.vecdot(read.astype(np.float64), value)
     return total if factor is None else total * factor
 
 
@@ -149,14 +163,19 @@ def settle_constants(
         rows = np.flatnonzero(outputs // each == group)
         columns = np.array([column[part.silent_inputs[i]] for i in chosen.tolist()])
         rebuilt[np.ix_(rows, columns)] = 0.0
-    for carrier in sorted({carrier for _, carrier, _ in part.carried_inputs}):
-        carried = [(channel, ratio) for channel, via, ratio in part.carried_inputs if via == carrier]
-        rows = np.flatnonzero(outputs // each == carrier // size)
-        read = weight[outputs[rows]][:, [channel % size for channel, _ in carried]].astype(np.float64)
-        moved = np.tensordot(read, np.array([ratio for _, ratio in carried]), axes=([1], [0]))
-        if factor is not None:
-            moved *= factor[outputs[rows]].reshape(-1, *[1] * (moved.ndim - 1))
-        rebuilt[rows, column[carrier]] += moved
+    by_carrier: dict[int, list[tuple[int, float]]] = {}
+    for channel, carrier, ratio in part.carried_inputs:
+        by_carrier.setdefault(carrier, []).append((channel % size, ratio))
+    for carrier, carried in by_carrier.items():
+        members, ratios = (np.asarray(side) for side in zip(*carried, strict=True))
+        places = np.flatnonzero(outputs // each == carrier // size)
+        for some in in_blocks(places, members.size * math.prod(weight.shape[2:])):
+            rows = outputs[some]
+            read = np.take(weight[rows], members, axis=1).astype(np.float64)
+            moved = np.vecdot(read.reshape(rows.size, members.size, -1).swapaxes(1, 2), ratios)
+            if factor is not None:
+                moved *= factor[rows, None]
+            rebuilt[some, column[carrier]] += moved.reshape(rows.size, *weight.shape[2:])
 
 
 def _columns(part: LayerPlan) -> dict[int, int]:
@@ -165,20 +184,56 @@ def _columns(part: LayerPlan) -> dict[int, int]:
     return {channel: place % each for place, channel in enumerate(part.inputs)}
 
 
-def _take(part: LayerPlan, weight: NDArray[Any]) -> NDArray[Any]:
-    """The kept weights as stored: (kept out, kept in / groups, …)."""
+def _kept_shape(part: LayerPlan, weight: NDArray[Any]) -> tuple[int, ...]:
+    """Of the kept weights: (kept out, kept in / groups, …)."""
+    into = len(part.inputs) // part.groups if weight.shape[1] > 1 else 1
+    return (len(part.outputs), into, *weight.shape[2:])
+
+
+def _scale_kept(
+    part: LayerPlan, weight: NDArray[Any], factor: Float64s | None, rebuilt: NDArray[Any]
+) -> None:
+    """Writes the kept weights times their factor, block by block: rows first, since they are cheap."""
     outputs, inputs = np.asarray(part.outputs, np.int64), np.asarray(part.inputs, np.int64)
-    rows = weight if outputs.size == weight.shape[0] else weight[outputs]
-    groups = part.layer.groups
-    if groups == part.widths[1] and groups > 1:
-        return rows  # depthwise: its one input goes with its outputs
-    if groups == 1:
-        return rows if inputs.size == part.widths[1] else np.take(rows, inputs, axis=1)
-    size, each = part.widths[1] // groups, part.widths[0] // groups
-    member: Ints = (inputs % size).reshape(part.groups, -1)
-    left = np.unique(inputs // size)
-    return np.take_along_axis(
-        rows,
-        member[np.searchsorted(left, outputs // each)].reshape(*outputs.shape, -1, *[1] * (rows.ndim - 2)),
-        axis=1,
-    )
+    groups, into = part.layer.groups, weight.shape[1]
+    members = None
+    if groups > 1 and into > 1:
+        left = np.unique(inputs // into)
+        member = (inputs % into).reshape(part.groups, -1)
+        members = member[np.searchsorted(left, outputs // (part.widths[0] // groups))]
+        members = members.reshape(*members.shape, *[1] * (weight.ndim - 2))
+    for places in in_blocks(np.arange(outputs.size), math.prod(weight.shape[1:])):
+        rows, target = outputs[places], rebuilt[places[0] : places[-1] + 1]
+        kept = weight[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] == rows.size - 1 else weight[rows]
+        if members is not None:
+            kept = np.take_along_axis(kept, members[places], axis=1)
+        elif groups == 1 and inputs.size < into:
+            kept = np.take(kept, inputs, axis=1)
+        if factor is None:
+            target[:] = kept
+        else:
+            scale = factor[rows].reshape(-1, *[1] * (weight.ndim - 1))
+            np.multiply(kept, scale, out=target, casting="same_kind")
+
+
+class _Room:
+    """One piece of memory for all the weights that are made: large pages of it come at once, where
+    small ones would be asked for one by one, which takes longer than filling them.
+    """
+
+    def __init__(self, memory: NDArray[Any], places: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+        self._memory, self._places = memory, places
+
+    @classmethod
+    def of(cls, plan: PrunePlan, tensors: Tensors, dtype: np.dtype[Any]) -> _Room:
+        places, end = {}, 0
+        for part in plan.layers:
+            shape = _kept_shape(part, read_weight(part.layer, tensors))
+            places[part.layer.name] = (end, shape)
+            end += -(-math.prod(shape) // ALIGNED) * ALIGNED
+        return cls(np.empty(end, dtype), places)
+
+    def take(self, part: LayerPlan) -> NDArray[Any]:
+        """Where this layer's weight goes."""
+        start, shape = self._places[part.layer.name]
+        return self._memory[start : start + math.prod(shape)].reshape(shape)

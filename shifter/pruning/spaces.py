@@ -7,7 +7,7 @@ on, a flatten repeats a channel's unit for each of its positions, a concatenatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,15 +22,15 @@ class Spaces:
 
     Args:
         units: by activation, shape (channels,); numbers from 0 to ``count`` - 1. Empty where
-            channels are not followed.
+            channels are not followed. Activations with the same channels share one array.
         space: shape (count,); units that layers write side by side have one number, and are rounded
             up together.
-        pinned: unit -> why it must stay.
+        pinned: units that must stay, each with the reason; the first that names one counts.
     """
 
     units: Mapping[str, Ints]
     space: Ints
-    pinned: Mapping[int, str]
+    pinned: Sequence[tuple[Ints, str]]
     count: int
 
 
@@ -96,13 +96,11 @@ def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
     pins += [(raw[name], "the network's output") for name in network.outputs]
 
     root = join_units(count, joins)
-    pinned: dict[int, str] = {}
-    for units, why in pins:
-        for unit in np.unique(root[units]).tolist():
-            pinned.setdefault(unit, why)
-    neighbours = [(axis[:-1], axis[1:]) for axis in (root[u] for u in written)]
+    neighbours = [(axis[:-1], axis[1:]) for axis in (root[before] for before in written)]
     space = join_units(count, [*neighbours, (np.arange(count), root)])
-    return Spaces({name: root[units] for name, units in raw.items()}, space, pinned, count)
+    of_raw = {id(units): root[units] for units in raw.values()}
+    units = {name: of_raw[id(before)] for name, before in raw.items()}
+    return Spaces(units, space, [(root[before], why) for before, why in pins], count)
 
 
 def join_units(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:

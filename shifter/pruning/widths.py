@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shifter.pruning.analyse import Analysis, Bools, LayerFacts
+from shifter.pruning.analyse import Analysis, LayerFacts
 from shifter.pruning.carriers import Carriers
 from shifter.pruning.demand import Demands
-from shifter.pruning.network import Arrange, Ints, Join, LayerNode, Legality, Network, Node
+from shifter.pruning.network import Arrange, Bools, Ints, Join, LayerNode, Legality, Network, Node
 from shifter.pruning.spaces import Spaces, is_depthwise
 
 
@@ -25,13 +25,20 @@ class Kept:
     def __init__(self, spaces: Spaces) -> None:
         self.spaces = spaces
         self.units: Bools = np.zeros(spaces.count, np.bool_)
-        self.reasons: dict[int, str] = {}
+        self._reasons: list[str] = []
+        self._reason: Ints = np.zeros(spaces.count, np.int64)
 
     def add(self, units: Ints, reason: str) -> None:
         """Keeps ``units``; the first reason that is given for one stands."""
-        for unit in np.unique(units[~self.units[units]]).tolist():
-            self.reasons[unit] = reason
-        self.units[units] = True
+        new = units[~self.units[units]]
+        if new.size:
+            self._reason[new] = len(self._reasons)
+            self._reasons.append(reason)
+            self.units[new] = True
+
+    def reasons(self, units: Ints) -> list[str]:
+        """Why each of some units that stay does."""
+        return [self._reasons[number] for number in self._reason[units].tolist()]
 
     def channels(self, name: str) -> Bools:
         """Which channels of an activation stay."""
@@ -41,8 +48,8 @@ class Kept:
 def keep_needed(network: Network, analysis: Analysis, spaces: Spaces, demands: Demands) -> Kept:
     """The units that somebody needs the varying value of, and those that are pinned."""
     kept = Kept(spaces)
-    for unit, why in spaces.pinned.items():
-        kept.add(np.array([unit]), why)
+    for pinned, why in spaces.pinned:
+        kept.add(pinned, why)
     for node in network.nodes:
         if not isinstance(node, LayerNode) or not node.follows:
             continue
