@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := train,edge,report,dev
+# A core for each worker; a file's tests share one. Those that start Ray have the machine to themselves.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-long lint format surface constraints clean
@@ -33,10 +35,12 @@ demo: install  ## the whole chain on real images: train, reduce, pack, serve, sw
 	$(BIN)/python -m jobs.demo
 
 test: lint  ## linters, then every test that does not take minutes
-	$(BIN)/python -m pytest -m "not long"
+	$(SIDE_BY_SIDE) -m "not long and not ray"
+	$(BIN)/python -m pytest -m "ray and not long"
 
 test-long: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -m long
+	$(SIDE_BY_SIDE) -m "long and not ray"
+	$(BIN)/python -m pytest -m "ray and long"
 
 lint: install  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
