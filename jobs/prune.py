@@ -15,7 +15,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,7 +207,9 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise StoreError(f"--out {out} is there already and not empty: give another folder, or remove it")
-    draft = out.absolute().parent / f".{out.name}-{uuid.uuid4().hex}.part"
+    parent = out.absolute().parent
+    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    draft = parent / f".{out.name}-{uuid.uuid4().hex}.part"
     try:
         draft.mkdir(parents=True)
         yield draft
@@ -216,6 +218,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise StoreError(f"--out {out} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        for folder in missing:  # those that were made for it, the innermost first, and are empty
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
@@ -228,7 +233,7 @@ def _text(told: Mapping[str, Any], report: PruneReport, out: Path) -> str:
     lines.append(f"as ONNX: {error['float64']:.1e} in float64, {error['float32']:.1e} in float32")
     if told["removed"]:
         lines.append(f"layers that are gone from the ONNX model: {', '.join(told['removed'])}")
-    if told["warning"]:
+    if told["warning"] and not report.warning:
         lines.append(f"warning: {told['warning']}")
     lines.append(f"written to {out}")
     if (out / "torch_plan.json").exists():
@@ -265,8 +270,8 @@ def main(
     model: Annotated[
         str | None,
         typer.Option(
-            help="The network instead: vgg16, torchvision:resnet18, package.module:function, or a mapping "
-            "as in a recipe.",
+            help="The network instead: vgg16, torchvision:resnet18, package.module:function (called with "
+            "classes= and channels=), or a mapping as in a recipe.",
             metavar="SPEC",
             show_default=False,
         ),
@@ -296,8 +301,9 @@ def main(
 ) -> None:
     """Reduce one existing network exactly: a smaller one that gives the same answers.
 
-    Writes model.onnx (with its weights), tensors.safetensors, plan.json and report.json; with --model
-    also model.safetensors and torch_plan.json, for torch. If anything fails, nothing is written.
+    Writes model.onnx (with its weights), tensors.safetensors, plan.json and report.json;
+    with --model also model.safetensors and torch_plan.json, for torch.
+    If anything fails, nothing is written.
     """
     cli.require("prune", "train", *NEEDED)
     with results_only_on_stdout() as show:

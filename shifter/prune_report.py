@@ -10,7 +10,7 @@ from shifter.pruning.parts import PrunePlan
 from shifter.values import Tensors
 
 _SHOWN = 3
-"""Operators that the table names for each reason; the data have all."""
+"""Names that the table shows of a list; the data have all."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class PruneReport:
         unread: tensors that evaluation does not read; they are as they were.
         computed: weights that were computed from others (masks, reparametrisations) and now are
             plain parameters.
+        warning: why the relative error says little; None if it says what it should.
         ratio: of the magnitude masks that were put on first; then the result is exact with regard
             to the masked network, not to the one that was given. None if there were none.
     """
@@ -51,6 +52,7 @@ class PruneReport:
     unread: tuple[str, ...] = ()
     computed: tuple[str, ...] = ()
     ratio: float | None = None
+    warning: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,6 +66,8 @@ class PruneReport:
         before, after = self.parameters
         lines = _aligned(rows)
         lines += ["", f"parameters: {before:,} → {after:,} ({after / before:.1%})"]
+        if all(map(_is_as_it_was, self.layers)):
+            lines.append("no channel was found that is zero, constant or unread: there was none to remove")
         if self.ratio is not None:
             lines.append(
                 f"masked by magnitude at {self.ratio:g}x first: NOT exact with regard to the network given"
@@ -75,7 +79,9 @@ class PruneReport:
         if self.unread:
             lines.append(f"not read in evaluation, as they were: {', '.join(self.unread)}")
         if self.computed:
-            lines.append(f"plain parameters now: {', '.join(self.computed)}")
+            lines.append(f"plain parameters now: {_some(self.computed)}")
+        if self.warning:
+            lines.append(f"warning: {self.warning}")
         return "\n".join(lines)
 
 
@@ -108,14 +114,21 @@ def _untouched(reasons: Mapping[str, str]) -> list[str]:
     lines = []
     for reason in dict.fromkeys(reasons.values()):
         operators = [operator for operator, why in reasons.items() if why == reason]
-        shown = ", ".join(operators[:_SHOWN])
-        rest = f" and {len(operators) - _SHOWN} more" if len(operators) > _SHOWN else ""
-        lines.append(f"untouched: {reason}: {shown}{rest}")
+        lines.append(f"untouched: {reason}: {_some(operators)}")
     return lines
 
 
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{rest}"
+
+
 def _idle(part: LayerReport) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in part.idle.items())
+    return "; ".join(f"{count}: {reason}" for reason, count in part.idle.items())
+
+
+def _is_as_it_was(part: LayerReport) -> bool:
+    return all(before == after for before, after in (part.outputs, part.inputs)) and not part.idle
 
 
 def _change(sizes: tuple[int, int]) -> str:

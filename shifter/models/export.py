@@ -116,10 +116,17 @@ def _trace(module: nn.Module, shape: tuple[int, int, int]) -> ir.Model:
         channels, height, width = shape
         raise GraphError(
             f"{type(module).__name__} cannot be exported for images of "
-            f"{channels}x{height}x{width}: {str(error).strip().splitlines()[0]}"
+            f"{channels}x{height}x{width}: {_cause(error)}"
         ) from error
     assert program is not None
     return program.model
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what the exporter's report is about, which that has at its end."""
+    while isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _reads(node: ir.Node, names: Collection[str]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,9 @@ PREFIXES = ("module.", "_orig_mod.")
 _T = TypeVar("_T")
 
 _COUNTER = "num_batches_tracked"
+
+_SHOWN = 8
+"""Mismatches of one kind that an error lists."""
 
 
 def read_weights(file: WeightsFile) -> dict[str, Tensor]:
@@ -71,8 +75,8 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, source: s
         source: names the file in errors.
 
     Raises:
-        CheckpointError: with every mismatch of name, shape or kind of number, and every tensor that
-            holds NaN or infinity; the network is then as it was.
+        CheckpointError: with the mismatches of name, shape or kind of number, and the tensors that
+            hold NaN or infinity, the first of each kind; the network is then as it was.
     """
     state = network.state_dict()
     given = without_prefixes(tensors, state)
@@ -86,10 +90,24 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, source: s
         if name in given and (problem := _misfit(given[name], own))
     ]
     if problems:
-        raise CheckpointError("\n  ".join([f"weights {source} do not fit the network:", *problems]))
+        raise CheckpointError(
+            "\n  ".join([f"weights {source} do not fit the network:", *_shortened(problems)])
+        )
     with torch.no_grad():
         for name, tensor in given.items():
             state[name].copy_(tensor)
+
+
+def _shortened(problems: Sequence[str]) -> Iterator[str]:
+    """The first of each kind, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        _, _, what = problem.partition(": ")
+        kinds.setdefault(what.split()[0], []).append(problem)
+    for alike in kinds.values():
+        yield from alike[:_SHOWN]
+        if len(alike) > _SHOWN:
+            yield f"… and {len(alike) - _SHOWN} more such, up to {alike[-1]}"
 
 
 def _misfit(tensor: Tensor, own: Tensor) -> str | None:
@@ -108,10 +126,13 @@ def _unpickle(data: bytes, path: str) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     # A file that is damaged, or made to harm, can fail in any way.
     except Exception as error:
-        reason = str(error).strip().splitlines()
+        # Its first sentence; behind it torch tells how to execute the file nevertheless.
+        reason = str(error).strip().partition(". ")[0].partition("\n")[0] or "no reason given"
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        holds = f", it holds a {found[1]}" if found else ""
         raise CheckpointError(
             f"weights {path} cannot be read as tensors and nothing else "
-            f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}): "
+            f"({type(error).__name__}: {reason}{holds}): "
             "they should be written by torch.save(network.state_dict(), …)"
         ) from error
 

@@ -98,7 +98,19 @@ def readers(architecture: bytes, weights: Collection[str]) -> frozenset[str]:
 
 def reasons(untouched: Mapping[str, str]) -> dict[str, str]:
     """A plan's reasons, with one of our own for the operators of :func:`keep`."""
-    return {name: _REASON if why.startswith(_DOMAIN) else why for name, why in untouched.items()}
+    return {name: _told_reason(why) for name, why in untouched.items()}
+
+
+def reasons_told(idle: Mapping[str, int]) -> dict[str, int]:
+    """How many channels stay for each reason, likewise."""
+    told: dict[str, int] = {}
+    for why, count in idle.items():
+        told[_told_reason(why)] = told.get(_told_reason(why), 0) + count
+    return told
+
+
+def _told_reason(why: str) -> str:
+    return _REASON if why.startswith(_DOMAIN) else why
 
 
 def keep(architecture: bytes, operators: Collection[str]) -> bytes:

@@ -36,7 +36,8 @@ def call_function(name: str, arguments: Mapping[str, Any], *, classes: int, chan
     except TypeError as error:
         raise RecipeError(
             f"model {name} cannot be called with {', '.join(f'{key}=' for key in given)} ({error}): "
-            f"it is {function_name}{inspect.signature(function)}"
+            f"it is {function_name}{inspect.signature(function)}, and should take classes and channels, as "
+            f"in: def make(classes, channels): return {function_name}(…)"
         ) from error
     try:
         network = function(**given)

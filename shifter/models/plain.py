@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -16,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from shifter.errors import GraphError
 
 _DTYPES = (torch.float32, torch.float64)
+_LAZY = (UninitializedBuffer, UninitializedParameter)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -66,6 +68,11 @@ def plain_copy(model: nn.Module) -> Plain:
 
 def _refuse_wrappers(model: nn.Module) -> None:
     name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"of type {name}"
+        raise GraphError(f"model is {what}: it should be a torch.nn.Module, with its weights")
+    if any(isinstance(tensor, _LAZY) for tensor in model.state_dict().values()):
+        raise GraphError(f"{name} has layers that are lazy still: run it once on images")
     if isinstance(model, _WRAPPERS):
         raise GraphError(f"{name} only wraps a network: give the network itself, model.module")
     if hasattr(model, "_orig_mod"):

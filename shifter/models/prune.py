@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from shifter.errors import CheckpointError, GraphError, InexactError
 from shifter.models.apply import apply_plan, misfits
 from shifter.models.export import Exported
 from shifter.models.exports import cached_export
-from shifter.models.fixed import failing_lines, keep, operators_at, readers, reasons, told
+from shifter.models.fixed import failing_lines, keep, operators_at, readers, reasons, reasons_told, told
 from shifter.models.plain import Plain, plain_copy
 from shifter.models.weights import prunable_names
 from shifter.onnx_prune import PrunedGraph, prune_graph
@@ -36,6 +36,9 @@ Arrays = dict[str, NDArray[Any]]
 
 EXAMPLES, RANDOM = 4, 4
 """Images on which a result is proved: as many of those given, and random ones of their mean and spread."""
+
+_ROUNDING = 1e-12
+"""What float64's rounding alone may change of the answers, relative to their size."""
 
 # What code that meets another size than it expects may raise.
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError)
@@ -123,15 +126,16 @@ def prune(
     arrays = _arrays(plain.module, exported)
     reduced, plan, fixed = _reduce(exact, exported, arrays, images, reference.shape, round_to)
     error = relative_error(_answers(reduced, images), reference)
+    warning = None
     if not error <= Exactness.FLOAT64_BOUND:
-        raise InexactError(
-            f"the reduced {type(model).__name__} differs from the original by {error:.1e} in float64; at "
-            f"most {Exactness.FLOAT64_BOUND:.0e} is exact. Either its code computes with its own widths, "
-            "or this is a fault of the reduction: nothing is returned. As ONNX it may be reducible: "
-            "export it, then python -m jobs.prune"
-        )
+        warning = _drowned(plain.module, images, reference)
+        if warning is None or not _is_rounding(_answers(reduced, images), reference):
+            raise InexactError(_inexact(type(model).__name__, error))
     report = PruneReport(
-        layers=layer_reports(plan, _parameters(plain.module), _parameters(reduced)),
+        layers=tuple(
+            replace(layer, idle=reasons_told(layer.idle))
+            for layer in layer_reports(plan, _parameters(plain.module), _parameters(reduced))
+        ),
         parameters=(_count(plain.module), _count(reduced)),
         relative_error=error,
         untouched=reasons(plan.untouched),
@@ -139,6 +143,7 @@ def prune(
         unread=exported.unread,
         computed=plain.computed,
         ratio=ratio,
+        warning=warning,
     )
 
     def make_graph() -> PrunedGraph:
@@ -193,6 +198,33 @@ def _reduce(
         kept |= operators
 
 
+def _drowned(module: nn.Module, images: Tensor, reference: NDArray[np.float64]) -> str | None:
+    """That float32 cannot carry the original, whose answers hardly vary; None if it can."""
+    dtype = next(module.parameters()).dtype
+    network = module if dtype == torch.float32 else copy.deepcopy(module).float()
+    found = relative_error(_answers(network, images.float()), reference)
+    if found <= Exactness.FLOAT32_BOUND:
+        return None
+    return (
+        f"its answers hardly depend on the image: float32 by itself is {found:.1e} away from the network "
+        "in float64, so little is proved; give a trained network, or images like those it was trained on"
+    )
+
+
+def _is_rounding(answers: NDArray[np.float64], reference: NDArray[np.float64]) -> bool:
+    """Whether they differ by no more than float64's rounding of the answers, however little these vary."""
+    return float(np.linalg.norm(answers - reference)) <= _ROUNDING * float(np.linalg.norm(reference))
+
+
+def _inexact(name: str, error: float) -> str:
+    return (
+        f"the reduced {name} differs from the original by {error:.1e} in float64; at most "
+        f"{Exactness.FLOAT64_BOUND:.0e} is exact. Either its code computes with its own widths, or this is "
+        "a fault of the reduction: nothing is returned. As ONNX it may be reducible: export it, then "
+        "python -m jobs.prune"
+    )
+
+
 def _trouble(reduced: nn.Module, images: Tensor, wanted: tuple[int, ...]) -> Exception | None:
     try:
         answers = _answers(reduced, images)
@@ -232,6 +264,8 @@ def _images(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
             f"example_inputs is {found}: it should be one tensor of images as the network reads them, "
             "floating point of shape (batch, channels, height, width)"
         )
+    if given.is_meta:
+        raise GraphError("example_inputs is on meta, without numbers: give images on the CPU or a GPU")
     return given.detach().cpu()
 
 
@@ -263,7 +297,8 @@ def _reference(exact: nn.Module, images: Tensor) -> NDArray[np.float64]:
     except _FAILURES as error:
         raise GraphError(
             f"{name} cannot answer images of {size} in float64 with one tensor "
-            f"({type(error).__name__}: {_first_line(error)}): its reduction could not be proved"
+            f"({type(error).__name__}: {_first_line(error)}): give images of the size and channels that it "
+            "reads; a network that answers otherwise should be wrapped in one that returns one tensor"
         ) from error
     if reference.ndim == 0 or len(reference) != len(images):
         raise GraphError(

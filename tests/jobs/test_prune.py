@@ -318,6 +318,15 @@ def test_what_cannot_be_asked_for_is_named(tmp_path: Path, network: Vgg, archite
         refused(prune(*arguments, "--out", out), says, out)
 
 
+def test_folders_made_for_the_result_are_gone_after_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_bytes(b"nothing of the kind")
+    refused(
+        prune(tmp_path / "no.onnx", "--out", tmp_path / "made" / "for" / "it"),
+        "is no ONNX",
+        tmp_path / "made",
+    )
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, network: Vgg) -> None:
     onnx.save(foreign(network), tmp_path / "model.onnx")
     result = prune(tmp_path / "model.onnx", "--out", tmp_path)

@@ -133,12 +133,23 @@ def test_every_mismatch_is_listed_and_nothing_loaded(trained):
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
 
 
+def test_of_many_mismatches_of_a_kind_the_first_are_listed(trained):
+    network = build(ResNetModel(name="resnet", widths=(4, 8), blocks=1), classes=5, channels=3)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(network, {"conv.weight": torch.zeros(1)}, source="some.pt")
+    missing = sum(not name.endswith("num_batches_tracked") for name in trained)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + 8 + 1 + 1
+    assert lines[9] == f"  … and {missing - 8} more such, up to classifier.bias: missing in the file"
+    assert lines[10] == "  conv.weight: not in the network"
+
+
 class Custom:
     """Something that only code can bring back."""
 
 
 UNREADABLE = {
-    "code.pt": (saved({"state_dict": {"a": torch.zeros(2)}, "args": Custom()}), "tensors and nothing else"),
+    "code.pt": (saved({"state_dict": {"a": torch.zeros(2)}, "args": Custom()}), r"holds a \S+\.Custom\)"),
     "cut.pt": (saved({"a": torch.zeros(100)})[:200], "tensors and nothing else"),
     "noise.pt": (b"\x93not a pickle", "tensors and nothing else"),
     "empty.pt": (b"", "tensors and nothing else"),

@@ -264,6 +264,65 @@ def test_a_result_that_is_not_exact_is_not_returned(monkeypatch):
         shifter.prune(bare.network(bare.Residual), IMAGES)
 
 
+def test_answers_that_hardly_depend_on_the_image_are_a_warning_and_no_fault(monkeypatch):
+    network = bare.network(bare.Plain)
+    with torch.no_grad():
+        network.fc1.bias += 1e9
+    result = shifter.prune(network, IMAGES)
+    assert result.relative_error > EXACT
+    assert "warning: its answers hardly depend on the image" in str(result.report)
+    assert np.allclose(answers(result.model, IMAGES), answers(network, IMAGES), rtol=1e-5)
+    assert shifter.prune(bare.network(bare.Plain), IMAGES).report.warning is None
+
+    def wrong(module, plan, tensors):
+        apply_plan(module, plan, {k: t * (1 + 1e-9) if k == "fc2.weight" else t for k, t in tensors.items()})
+
+    monkeypatch.setattr(prune_module, "apply_plan", wrong)
+    with pytest.raises(InexactError, match="differs from the original"):
+        shifter.prune(network, IMAGES)
+
+
+def test_the_report_says_when_there_was_nothing_to_remove():
+    text = str(shifter.prune(bare.network(bare.Plain, dead=0), IMAGES).report)
+    assert "no channel was found that is zero, constant or unread" in text
+    assert "no channel was found" not in str(shifter.prune(bare.network(bare.Plain), IMAGES).report)
+
+
+def test_the_report_gives_the_reasons_of_channels_that_stay_in_its_own_words():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 16, 3)
+            self.fc = nn.Linear(16 * 36, 5)
+
+        def forward(self, images):
+            return self.fc(torch.relu(self.conv(images)).view(-1, 16 * 36))
+
+    network = Flat()
+    with torch.no_grad():
+        network.conv.weight[:10] = 0
+        network.conv.bias[:10] = 0
+    report = shifter.prune(network, IMAGES).report
+    conv = report.layers[0]
+    (reason,) = conv.idle
+    assert (conv.idle[reason], "fixes sizes by hand" in reason) == (10, True)
+    assert "shifter.kept" not in str(report)
+
+
+def test_code_that_cannot_be_traced_is_named_with_the_cause():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 5)
+
+        def forward(self, images):
+            means = images.mean((2, 3))
+            return self.fc(means) if means.sum() > 0 else self.fc(-means)
+
+    with pytest.raises(GraphError, match=r"Branch cannot be exported for images of 3x8x8: .*data-dependent"):
+        shifter.prune(Branch(), IMAGES)
+
+
 def test_what_cannot_be_used_is_named():
     network = bare.network(bare.Residual)
     for inputs, says in (
@@ -277,6 +336,15 @@ def test_what_cannot_be_used_is_named():
         shifter.prune(network, IMAGES[:, :1])
     with pytest.raises(GraphError, match=r"model\.module"):
         shifter.prune(nn.DataParallel(network), IMAGES)
+    with pytest.raises(GraphError, match="on meta"):
+        shifter.prune(network, IMAGES.to("meta"))
+    for given, says in (
+        (network.state_dict(), "of type OrderedDict: it should be a torch"),
+        (bare.Residual, "the class Residual: it should be a torch"),
+        (nn.LazyLinear(3), "LazyLinear has layers that are lazy still"),
+    ):
+        with pytest.raises(GraphError, match=says):
+            shifter.prune(given, IMAGES)
     with pytest.raises(GraphError, match="no parameters"):
         shifter.prune(nn.ReLU(), IMAGES)
     with torch.no_grad():
