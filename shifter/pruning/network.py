@@ -180,7 +180,7 @@ class Arrange(Node):
     Args:
         sources: per output, shape (2, channels): the input's number and the channel in it; the
             input's number is -1 where the channel is a new one that holds zeros.
-        flattens: True if positions become channels, each channel being as many in a row.
+        flattens: True if positions become channels, each channel being as many of them.
     """
 
     sources: tuple[Ints, ...]
