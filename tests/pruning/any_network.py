@@ -93,7 +93,9 @@ class Drawing:
         self.values += made
         return made
 
-    def one(self, op: str, inputs: list[str], shape: tuple[int, ...], axis: int, /, **attributes: Any) -> Drawn:
+    def one(
+        self, op: str, inputs: list[str], shape: tuple[int, ...], axis: int, /, **attributes: Any
+    ) -> Drawn:
         return self.add(op, inputs, [shape], axis, **attributes)[0]
 
     def like(self, op: str, x: Drawn, *others: str, **attributes: Any) -> Drawn:

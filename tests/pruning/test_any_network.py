@@ -73,7 +73,9 @@ def test_a_reduced_network_computes_what_its_sparse_one_does(first):
             assert_same(answers(graph, tensors, images), reference)
             again = PrunePlan.from_json(json.loads(json.dumps(plan.to_json())))
             assert rebuild_graph(architecture, again) == graph
-        assert size_of(made[1][2]) <= size_of(made[8][2]) <= size_of(sparse) + biases(architecture, made[8][0])
+        assert (
+            size_of(made[1][2]) <= size_of(made[8][2]) <= size_of(sparse) + biases(architecture, made[8][0])
+        )
         _, graph, tensors = made[1]
         _, second, fewer = reduce(graph, tensors)
         assert_same(answers(second, fewer, images), reference)
@@ -164,9 +166,7 @@ def test_what_the_branches_of_an_if_read_by_name_stays():
         return helper.make_graph([helper.make_node(op, [x.name], [name])], name, [], [result])
 
     choice = d.literal(True, bool)
-    y = d.one(
-        "If", [choice], x.shape, 0, then_branch=branch("yes", "Relu"), else_branch=branch("no", "Tanh")
-    )
+    y = d.one("If", [choice], x.shape, 0, then_branch=branch("yes", "Relu"), else_branch=branch("no", "Tanh"))
     plan = reduced(d, pooled(d, pointwise(d, y, 3)))
     assert list(plan.untouched.values()) == ["If is not an operator that is followed"]
     assert len(plan.layers[0].outputs) == 4
