@@ -56,7 +56,9 @@ def _spread(
                 asked = ~source.constant | source.counted if is_depthwise(facts) else ~source.constant
                 needed[node.inputs[0]] |= demands[node.layer.name] & asked
             case Each():
-                needed[node.inputs[0]] |= needed[node.output]
+                # Only a scale of zero makes a constant of what is none, and asks for nothing.
+                made = channels[node.output].constant & ~channels[node.inputs[0]].constant
+                needed[node.inputs[0]] |= needed[node.output] & ~made
             case Join():
                 zero = [channels[name].constant & (channels[name].value == 0) for name in node.inputs]
                 for position, name in enumerate(node.inputs):

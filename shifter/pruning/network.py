@@ -160,12 +160,14 @@ class Each(Node):
         border: what it does to a constant channel near the border: ``keeps`` it, or ``scales`` it
             (an average that counts its padding) by a profile that is the same for all channels.
         linear: True if c times a channel gives c times the result.
+        scales: True if the first parameter multiplies, so that its zeros make constants of any channel.
     """
 
     function: PerChannel
     parameters: tuple[Parameter, ...] = ()
     border: Literal["keeps", "scales"] = "keeps"
     linear: bool = False
+    scales: bool = False
 
 
 @dataclass(frozen=True)

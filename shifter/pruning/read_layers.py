@@ -127,7 +127,7 @@ def norm(reader: Reader, node: ir.Node) -> Node | None:
         scale, shift, mean, var = given
         return np.asarray((x - mean) / np.sqrt(var + epsilon) * scale + shift)
 
-    return reader.each(node, normalise, parameters=tuple(Parameter(n, 0) for n in names))
+    return reader.each(node, normalise, parameters=tuple(Parameter(n, 0) for n in names), scales=True)
 
 
 def is_bias(reader: Reader, node: ir.Node, name: str, parameter: Parameter) -> bool:

@@ -177,7 +177,8 @@ def scalar(d: Drawing, x: Drawn) -> Drawn:
 def per_channel(d: Drawing, x: Drawn) -> Drawn:
     op = d.pick(*SCALARS)
     shape = (x.width, *[1] * (len(x.shape) - x.axis - 1))
-    parameter = d.weight("parameter", *(1,) * d.number(0, x.axis + 1), *shape, mean=2.0, scale=0.3)
+    key = "divisor" if op == "Div" else "parameter"
+    parameter = d.weight(key, *(1,) * d.number(0, x.axis + 1), *shape, mean=2.0, scale=0.3)
     if op != "Div" and d.coin(0.3):
         return d.one(op, [parameter, x.name], x.shape, x.axis)
     return d.like(op, x, parameter)
@@ -402,14 +403,14 @@ def draw(seed: int, steps: int | None = None) -> tuple[bytes, Tensors, NDArray[n
 
 
 def mask(tensors: Tensors, rng: np.random.Generator) -> Tensors:
-    """Zeroes weights, filters, slices, layers; biases become zero, strongly negative, or stay."""
+    """Zeroes weights, filters, slices, layers, scales; biases become zero, strongly negative, or stay."""
     masked = {name: array.copy() for name, array in tensors.items()}
     for name, array in masked.items():
         if name.endswith((".bias", ".shift")) and rng.integers(2):
             array[rng.random(array.shape) < 0.4] = 0
             array[rng.random(array.shape) < 0.2] -= 6
         if name.endswith((".scale", ".parameter", ".slope")) and rng.integers(4) == 0:
-            array[rng.random(array.shape) < 0.3] = 0 if not name.endswith(".parameter") else 1
+            array[rng.random(array.shape) < 0.3] = 0
         if not name.endswith(".weight"):
             continue
         if rng.integers(2):

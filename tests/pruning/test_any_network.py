@@ -201,3 +201,15 @@ def test_an_output_that_no_image_reaches():
     images = np.random.default_rng(1).normal(size=(5, 2, 5, 5))
     made = rebuild_tensors(architecture, plan, tensors, np.float64)
     assert_same(answers(graph, made, images), answers(architecture, tensors, images))
+
+
+@pytest.mark.parametrize("op", ["BatchNormalization", "Mul"])
+def test_a_scale_of_zero_makes_a_constant_of_any_channel(op):
+    """As network slimming leaves a DenseNet: norms before convolutions, with scales of zero."""
+    d, x = start()
+    scale = d.weight("scale", 4) if op == "BatchNormalization" else d.weight("scale", 4, 1, 1)
+    d.tensors[scale][2] = 0
+    rest = [d.weight(key, 4, mean=3.0) for key in ("shift", "mean", "var")] if op != "Mul" else []
+    x = d.like("Relu", d.like(op, d.like("Relu", x), scale, *rest))
+    plan = reduced(d, pooled(d, pointwise(d, x, 3)))
+    assert plan.layers[0].outputs == (3,)
