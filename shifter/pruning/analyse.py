@@ -239,6 +239,8 @@ class _Forward:
         elif node.linear and profile.any():
             profile = self._bent(node.name, profile, profile != 0)
         constant = source.constant if node.linear else source.flat
+        if node.scales:
+            constant = constant | (given[0] == 0)
         return Channels.known(constant, value, profile if node.linear else None)
 
     def _parameter(self, name: str, width: int) -> Float64s:

@@ -56,12 +56,16 @@ def _spread(
                 asked = ~source.constant | source.counted if is_depthwise(facts) else ~source.constant
                 needed[node.inputs[0]] |= demands[node.layer.name] & asked
             case Each():
-                needed[node.inputs[0]] |= needed[node.output]
+                # Only a scale of zero makes a constant of what is none, and asks for nothing.
+                made = channels[node.output].constant & ~channels[node.inputs[0]].constant
+                needed[node.inputs[0]] |= needed[node.output] & ~made
             case Join():
-                for one, other in (node.inputs, node.inputs[::-1]):
-                    rest = channels[other]
-                    silenced = rest.constant & (rest.value == 0) if node.op == "Mul" else False
-                    needed[one] |= needed[node.output] & ~np.asarray(silenced)
+                zero = [channels[name].constant & (channels[name].value == 0) for name in node.inputs]
+                for position, name in enumerate(node.inputs):
+                    silenced = zero[1 - position] if node.op == "Mul" else np.zeros_like(zero[0])
+                    if position == 0:
+                        silenced = silenced & ~zero[0]  # of two zeros one must stay zero
+                    needed[name] |= needed[node.output] & ~silenced
             case Arrange():
                 for name, (which, channel) in zip(node.outputs, node.sources, strict=True):
                     _gather(needed, node.inputs, needed[name], which, channel)

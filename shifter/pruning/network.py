@@ -161,12 +161,14 @@ class Each(Node):
         border: what it does to a constant channel near the border: ``keeps`` it, or ``scales`` it
             (an average that counts its padding) by a profile that is the same for all channels.
         linear: True if c times a channel gives c times the result.
+        scales: True if the first parameter multiplies, so that its zeros make constants of any channel.
     """
 
     function: PerChannel
     parameters: tuple[Parameter, ...] = ()
     border: Literal["keeps", "scales"] = "keeps"
     linear: bool = False
+    scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Arrange(Node):
     Args:
         sources: per output, shape (2, channels): the input's number and the channel in it; the
             input's number is -1 where the channel is a new one that holds zeros.
-        flattens: True if positions become channels, each channel being as many in a row.
+        flattens: True if positions become channels, each channel being as many of them.
     """
 
     sources: tuple[Ints, ...]

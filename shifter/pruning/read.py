@@ -55,7 +55,8 @@ def read_network(model: ir.Model, legality: Legality = "onnx") -> Network:
         reader.read(node)
     return Network(
         inputs=tuple(name_of(v) for v in model.graph.inputs),
-        outputs=tuple(name_of(v) for v in model.graph.outputs),
+        # An output that no image reaches has no channels, and stays.
+        outputs=tuple(name_of(v) for v in model.graph.outputs if v.name in reader.values),
         nodes=tuple(_with_bias_named(node, model.graph.initializers.keys()) for node in reader.nodes),
         values=reader.values,
     )

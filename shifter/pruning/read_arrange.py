@@ -159,14 +159,18 @@ def pad(reader: Reader, node: ir.Node) -> Node:
 def flatten(reader: Reader, node: ir.Node) -> Node:
     """Positions become channels."""
     name, value, axis = reader.followed(node.inputs[0])
-    if attribute(node, "axis", 1) != 1 or axis != 1 or None in value.shape[1:]:
+    rank = len(value.shape)
+    if int(attribute(node, "axis", 1)) % rank != 1 or axis < 1 or None in value.shape[1:]:
         raise UnfollowedError("Flatten of an unknown size, or of the batch")
-    positions = math.prod(cast(int, size) for size in value.shape[2:])
-    channel = np.repeat(np.arange(value.width), positions)
+    before, after = (
+        math.prod(cast(int, size) for size in sizes)
+        for sizes in (value.shape[1:axis], value.shape[axis + 1 :])
+    )
+    channel = np.tile(np.repeat(np.arange(value.width), after), before)
     output = reader.made(node.outputs[0], (value.shape[0], channel.size), 1)
     source = np.stack([np.zeros_like(channel), channel])
     return Arrange(
-        node.op_type, name_of(node.outputs[0]), (name,), (output,), (source,), flattens=positions > 1
+        node.op_type, name_of(node.outputs[0]), (name,), (output,), (source,), flattens=before * after > 1
     )
 
 

@@ -137,6 +137,7 @@ def binary(reader: Reader, node: ir.Node) -> Node | None:
             "function": lambda x, given: ordered(x, given[0]),
             "parameters": (parameter,),
             "linear": node.op_type == "Mul",
+            "scales": node.op_type == "Mul",
         }
     else:
         content = literal(node.inputs[1 - one])

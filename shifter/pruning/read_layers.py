@@ -53,8 +53,10 @@ def layer(reader: Reader, node: ir.Node) -> LayerNode | Node:
         if content is None or content.any():
             raise UnfollowedError(f"the bias of this {node.op_type} is not in the checkpoint")
         bias = None  # the exporter writes the zeros of an absent bias into the graph
-    if bias is not None and (len(bias.uses()) > 1 or len(shape_of(bias)) != 1):
+    if bias is not None and len(bias.uses()) > 1:
         raise UnfollowedError("several operators share this bias")
+    if bias is not None and shape_of(bias) != (shape[1] if transposed else shape[0],):
+        raise UnfollowedError(f"the bias of this {node.op_type} is not one number per channel")
     if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise UnfollowedError(f"convolution with auto_pad={attribute(node, 'auto_pad', '')}")
     layer = Layer(
@@ -109,7 +111,8 @@ def norm(reader: Reader, node: ir.Node) -> Node | None:
         and not source.is_graph_output()
     ):
         layer = reader.nodes[before]
-        if isinstance(layer, LayerNode) and layer.layer.norm is None:
+        # A MatMul has no bias input that could take the norm's shift: there the norm stays an operator.
+        if isinstance(layer, LayerNode) and layer.layer.norm is None and layer.op != "MatMul":
             reader.nodes[before] = replace(
                 layer,
                 layer=replace(layer.layer, norm=Norm(scale, shift, mean, var, epsilon)),
@@ -124,7 +127,7 @@ def norm(reader: Reader, node: ir.Node) -> Node | None:
         scale, shift, mean, var = given
         return np.asarray((x - mean) / np.sqrt(var + epsilon) * scale + shift)
 
-    return reader.each(node, normalise, parameters=tuple(Parameter(n, 0) for n in names))
+    return reader.each(node, normalise, parameters=tuple(Parameter(n, 0) for n in names), scales=True)
 
 
 def is_bias(reader: Reader, node: ir.Node, name: str, parameter: Parameter) -> bool:
@@ -135,7 +138,7 @@ def is_bias(reader: Reader, node: ir.Node, name: str, parameter: Parameter) -> b
     alone = len(source.uses()) == 1 and not source.is_graph_output()
     if before is None or not isinstance(layer, LayerNode) or not alone or node.op_type != "Add":
         return False
-    if layer.op != "MatMul" or layer.layer.bias is not None:
+    if layer.op != "MatMul" or layer.layer.bias is not None or parameter.axis != 0:
         return False
     value = reader.values[name]
     output = reader.made(node.outputs[0], value.shape, cast(int, value.axis))

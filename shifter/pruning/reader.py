@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,15 @@ from shifter.pruning.network import Each, Legality, Node, Parameter, PerChannel,
 
 _WRITTEN = (1 / 6, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 """Numbers of activation functions that have no short decimal: of hard ones, and SELU's two."""
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What an operator reads, by name what the branches of an If or the body of a loop read included."""
+    yield from (value for value in node.inputs if value is not None)
+    for given in node.attributes.values():
+        if given.type == ir.AttributeType.GRAPH:
+            for inner in given.as_graph():
+                yield from _reads(inner)
 
 
 class UnfollowedError(Exception):
@@ -39,7 +48,7 @@ class Reader:
 
     def read(self, node: ir.Node) -> None:
         """Reads the next operator."""
-        inputs = [v.name for v in node.inputs if v is not None and v.name in self.values]
+        inputs = [v.name for v in _reads(node) if v.name in self.values]
         if not inputs or node.op_type == "Constant":
             return  # weights and sizes: whoever reads the result sees what it is made of
         if self._is_size(node):

@@ -11,6 +11,9 @@ from shifter.pruning.network import LayerNode
 from shifter.pruning.parts import ConstantPlan, LayerPlan, PrunePlan, Rewrite
 from shifter.pruning.read import read_network
 
+_SPLIT_READS_SIZES = 13
+"""The version of ONNX from which the sizes of a Split are an input; before, they are an attribute."""
+
 
 def rebuild_graph(architecture: bytes, plan: PrunePlan) -> bytes:
     """The reduced network's graph: a weightless ONNX model with the new shapes.
@@ -133,9 +136,11 @@ def _rewrite_concat(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
 
 
 def _rewrite_split(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    if model.opset_imports.get("", _SPLIT_READS_SIZES) < _SPLIT_READS_SIZES:
+        node.attributes["split"] = ir.AttrInt64s("split", rewrite.values)
+        return
     sizes = inline(model, f"{rewrite.node}.sizes", rewrite.values)
     node.attributes.pop("num_outputs", None)
-    node.attributes.pop("split", None)
     node.resize_inputs(2)
     node.replace_input_with(1, sizes)
 
