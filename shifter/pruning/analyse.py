@@ -27,6 +27,7 @@ from shifter.pruning.network import (
     Layer,
     LayerNode,
     Network,
+    Parameter,
     Stop,
     Value,
 )
@@ -229,7 +230,7 @@ class _Forward:
 
     def _each(self, node: Each) -> Channels:
         source = self.channels[node.inputs[0]]
-        given = [self._parameter(p.name, source.constant.size) for p in node.parameters]
+        given = [self._parameter(p, source.constant.size) for p in node.parameters]
         with np.errstate(all="ignore"):  # of channels that are no constants
             value = node.function(source.value, given)
         nonzero = source.value != 0
@@ -243,13 +244,13 @@ class _Forward:
             constant = constant | (given[0] == 0)
         return Channels.known(constant, value, profile if node.linear else None)
 
-    def _parameter(self, name: str, width: int) -> Float64s:
-        array = read_tensor(name, self.tensors)
-        if array.size != width:
+    def _parameter(self, parameter: Parameter, width: int) -> Float64s:
+        array = read_tensor(parameter.name, self.tensors)
+        if array.size != (1 if parameter.axis is None else width):
             raise CheckpointError(
-                f"{name!r} has shape {array.shape}, but its activation has {width} channels"
+                f"{parameter.name!r} has shape {array.shape}, but its activation has {width} channels"
             )
-        return array.astype(np.float64).reshape(-1)
+        return np.array(np.broadcast_to(array.astype(np.float64).reshape(-1), width))
 
     def _bent(self, name: str, before: Ints, where: Bools) -> Ints:
         """The profiles after an operator: those of the same profile before have the same one again."""

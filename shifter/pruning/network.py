@@ -145,10 +145,10 @@ class LayerNode(Node):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A checkpoint tensor with one number per channel, along ``axis`` of its own shape."""
+    """A checkpoint tensor with one number per channel along its ``axis``, or one number for all (None)."""
 
     name: str
-    axis: int
+    axis: int | None
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ class _Planner:
                 for node in alive
                 if isinstance(node, Each)
                 for p in node.parameters
+                if p.axis is not None
             ),
             rewrites=tuple(rewrite for node in alive for rewrite in self._rewrites(node)),
             constants=tuple(

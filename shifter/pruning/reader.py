@@ -134,7 +134,7 @@ class Reader:
         return float(str(np.float32(number)))
 
     def parameter(self, node: ir.Node, position: int) -> Parameter | None:
-        """A weight of one number per channel of the other input, or None if it is no weight."""
+        """A weight of one number per channel of the other input, or of one for all; None if it is none."""
         value = node.inputs[position]
         if not is_weight(value):
             return None
@@ -144,6 +144,8 @@ class Reader:
         own = axis - len(other.shape) + len(shape)
         if len(value.uses()) != 1 or len(shape) > len(other.shape):
             raise UnfollowedError("several operators share this parameter")
+        if all(size == 1 for size in shape) and other.width != 1:
+            return Parameter(name_of(value), None)
         if own < 0 or any(size != 1 for i, size in enumerate(shape) if i != own) or shape[own] != other.width:
             raise UnfollowedError(f"{node.op_type} of a parameter that is not one number per channel")
         return Parameter(name_of(value), own)

@@ -258,3 +258,19 @@ def test_a_checkpoint_that_does_not_fit_is_refused(name, change, message):
 def test_what_is_no_model_is_refused(architecture):
     with pytest.raises(GraphError, match="not an ONNX model"):
         plan_round(architecture, {})
+
+
+def test_a_slope_that_all_channels_share_is_followed():
+    rng = np.random.default_rng(2)
+    builder = Builder(rng, rng.normal(size=(4, 2, 7, 7)))
+    x = builder.conv("images", 8, bias=True, norm=False)
+    value = builder.values[x]
+    slope = builder.tensor("slope", np.full((1, 1, 1), 0.25))
+    x = builder.add("PRelu", [x, slope], np.where(value < 0, 0.25 * value, value))
+    x = builder.activation(builder.conv(x, 6, bias=True, norm=False))
+    builder.linear(builder.flatten(x, average=True), 5)
+    architecture, tensors = builder.finish(builder.nodes[-1].output[0])
+    tensors["l0.weight"][:4], tensors["l0.bias"][:4] = 0, -1.0
+    plan, _, _ = reduce(architecture, tensors)
+    assert len(plan.layers[0].outputs) == 5, "the four that vary, and one that carries the constants"
+    assert error_of(architecture, tensors, builder.images) <= FLOAT64_BOUND
