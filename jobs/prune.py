@@ -89,6 +89,7 @@ def reduce(request: Request) -> tuple[dict[str, Any], PruneReport, dict[str, byt
         "round_to": request.round_to,
         "exact": request.ratio is None,
         **report.to_json(),
+        "onnx_parameters": sum(array.size for array in graph.tensors.values() if array.dtype.kind == "f"),
         "removed": list(graph.plan.removed),
         "error": {
             "float64": graph.exactness.float64,
@@ -230,7 +231,10 @@ def _json(data: Mapping[str, Any]) -> bytes:
 def _text(told: Mapping[str, Any], report: PruneReport, out: Path) -> str:
     lines = [str(report)]
     error = told["error"]
-    lines.append(f"as ONNX: {error['float64']:.1e} in float64, {error['float32']:.1e} in float32")
+    lines.append(
+        f"as ONNX: {told['onnx_parameters']:,} parameters; error {error['float64']:.1e} in float64, "
+        f"{error['float32']:.1e} in float32"
+    )
     if told["removed"]:
         lines.append(f"layers that are gone from the ONNX model: {', '.join(told['removed'])}")
     if told["warning"] and not report.warning:
