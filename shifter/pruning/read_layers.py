@@ -23,40 +23,9 @@ from shifter.pruning.reader import Reader, UnfollowedError
 
 def layer(reader: Reader, node: ir.Node) -> LayerNode | Node:
     """A convolution or linear layer whose weights are in the checkpoint."""
-    weight, transposed = node.inputs[1], False
-    if node.op_type == "MatMul":
-        transposed = True
-        producer = weight.producer() if weight is not None else None
-        if producer is not None and producer.op_type == "Transpose":
-            if len(cast(ir.Value, weight).uses()) != 1 or len(shape_of(producer.inputs[0])) != 2:
-                raise UnfollowedError("several operators share this weight")
-            weight, transposed = producer.inputs[0], False
-    if weight is None or not is_weight(weight):
-        if reader.is_activation(weight):
-            raise UnfollowedError(f"{node.op_type} of two activations")
-        raise UnfollowedError(f"the weight of this {node.op_type} is not in the checkpoint")
-    if len(weight.uses()) > 1:
-        raise UnfollowedError("several operators share this weight")
+    weight, transposed = _weight(reader, node)
     shape = shape_of(weight)
-    if node.op_type == "MatMul" and len(shape) != 2:
-        raise UnfollowedError("MatMul of a weight that is no matrix")
-    if node.op_type == "Gemm":
-        form = tuple(
-            attribute(node, key, default) for key, default in (("transA", 0), ("alpha", 1.0), ("beta", 1.0))
-        )
-        if form != (0, 1.0, 1.0):
-            raise UnfollowedError("Gemm that is not a plain linear layer")
-        transposed = not attribute(node, "transB", 0)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and not is_weight(bias):
-        content = literal(bias)
-        if content is None or content.any():
-            raise UnfollowedError(f"the bias of this {node.op_type} is not in the checkpoint")
-        bias = None  # the exporter writes the zeros of an absent bias into the graph
-    if bias is not None and len(bias.uses()) > 1:
-        raise UnfollowedError("several operators share this bias")
-    if bias is not None and shape_of(bias) != (shape[1] if transposed else shape[0],):
-        raise UnfollowedError(f"the bias of this {node.op_type} is not one number per channel")
+    bias = _bias(node, shape[1] if transposed else shape[0])
     if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise UnfollowedError(f"convolution with auto_pad={attribute(node, 'auto_pad', '')}")
     layer = Layer(
@@ -89,6 +58,51 @@ def layer(reader: Reader, node: ir.Node) -> LayerNode | Node:
     return LayerNode(
         node.op_type, name_of(node.outputs[0]), (name_of(node.inputs[0]),), (output,), layer, follows
     )
+
+
+def _weight(reader: Reader, node: ir.Node) -> tuple[ir.Value, bool]:
+    """The layer's weight, and whether it is stored as (in, out)."""
+    weight, transposed = node.inputs[1], False
+    if node.op_type == "MatMul":
+        transposed = True
+        producer = weight.producer() if weight is not None else None
+        if producer is not None and producer.op_type == "Transpose":
+            if len(cast(ir.Value, weight).uses()) != 1 or len(shape_of(producer.inputs[0])) != 2:
+                raise UnfollowedError("several operators share this weight")
+            weight, transposed = producer.inputs[0], False
+    if weight is None or not is_weight(weight):
+        if reader.is_activation(weight):
+            raise UnfollowedError(f"{node.op_type} of two activations")
+        raise UnfollowedError(f"the weight of this {node.op_type} is not in the checkpoint")
+    if len(weight.uses()) > 1:
+        raise UnfollowedError("several operators share this weight")
+    if node.op_type == "MatMul" and len(shape_of(weight)) != 2:
+        raise UnfollowedError("MatMul of a weight that is no matrix")
+    if node.op_type == "Gemm":
+        form = tuple(
+            attribute(node, key, default) for key, default in (("transA", 0), ("alpha", 1.0), ("beta", 1.0))
+        )
+        if form != (0, 1.0, 1.0):
+            raise UnfollowedError("Gemm that is not a plain linear layer")
+        transposed = not attribute(node, "transB", 0)
+    return weight, transposed
+
+
+def _bias(node: ir.Node, width: int | None) -> ir.Value | None:
+    """The layer's bias, if it has one."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return None
+    if not is_weight(bias):
+        content = literal(bias)
+        if content is None or content.any():
+            raise UnfollowedError(f"the bias of this {node.op_type} is not in the checkpoint")
+        return None  # the exporter writes the zeros of an absent bias into the graph
+    if len(bias.uses()) > 1:
+        raise UnfollowedError("several operators share this bias")
+    if shape_of(bias) != (width,):
+        raise UnfollowedError(f"the bias of this {node.op_type} is not one number per channel")
+    return bias
 
 
 def norm(reader: Reader, node: ir.Node) -> Node | None:

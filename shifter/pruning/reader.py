@@ -51,7 +51,8 @@ class Reader:
         inputs = [v.name for v in _reads(node) if v.name in self.values]
         if not inputs or node.op_type == "Constant":
             return  # weights and sizes: whoever reads the result sees what it is made of
-        if self._is_size(node):
+        if node.op_type == "Shape" and node.domain in STANDARD:
+            self._read_shape(node)
             return
         try:
             read = self._follow(node)
@@ -77,12 +78,11 @@ class Reader:
             shape = shape_of(value)
             # A norm or a softmax of the same shape has its channels where they were.
             self.values[name_of(value)] = Value(shape, first.axis if shape == first.shape else None)
-        return Stop(node.op_type, name_of(node.outputs[0]), inputs, outputs, reason)
+        # The first outputs of an LSTM may be left out, and have no names.
+        return Stop(node.op_type, (*outputs, name_of(node.outputs[0]))[0], inputs, outputs, reason)
 
-    def _is_size(self, node: ir.Node) -> bool:
-        """True for a Shape that does not ask for the number of channels that may change."""
-        if node.op_type != "Shape":
-            return False
+    def _read_shape(self, node: ir.Node) -> None:
+        """A Shape stops nothing unless it asks for the number of channels, which may change."""
         value = self.values[name_of(node.inputs[0])]
         rank = len(value.shape)
         start, end = (attribute(node, key, default) for key, default in (("start", 0), ("end", rank)))
@@ -90,7 +90,6 @@ class Reader:
         if value.axis in asked:
             reason = "Shape asks for the number of channels"
             self.nodes.append(Stop("Shape", name_of(node.outputs[0]), (name_of(node.inputs[0]),), (), reason))
-        return True
 
     def value(self, value: ir.Value | None) -> Value:
         """An activation."""

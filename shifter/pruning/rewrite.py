@@ -18,7 +18,7 @@ _SPLIT_READS_SIZES = 13
 def rebuild_graph(architecture: bytes, plan: PrunePlan) -> bytes:
     """The reduced network's graph: a weightless ONNX model with the new shapes.
 
-    Batch norms that were folded are gone; every planned layer has a bias.
+    Batch norms that were folded are gone; every planned layer has a bias, but for a MatMul that needs none.
     """
     serialised: bytes = ir.to_proto(_rebuilt(architecture, plan)).SerializeToString(deterministic=True)
     return serialised
