@@ -31,16 +31,22 @@ def main(folder: str) -> None:
 
 
 def kill_all(folder: str) -> int:
-    """Kills every process that was given ``folder`` as RAY_TMPDIR; returns how many there were."""
-    given, found = f"RAY_TMPDIR={folder}".encode(), 0
+    """Kills every process of the cluster in ``folder``; returns how many there were.
+
+    Those are what was given it as RAY_TMPDIR, or has a file of it open: who changes the title that ps
+    shows, as Ray's agents do, may lose its environment to it, as others see it.
+    """
+    given, below, found = f"RAY_TMPDIR={folder}".encode(), f"{folder.rstrip('/')}/", 0
     for entry in Path("/proc").glob("[0-9]*"):
+        if int(entry.name) == os.getpid():
+            continue
         try:
             process = os.pidfd_open(int(entry.name))
         except OSError:
             continue  # it has ended
         try:
             # Read while the descriptor is held: it is this process, and none that got its pid later.
-            if given in (entry / "environ").read_bytes().split(b"\0"):
+            if given in (entry / "environ").read_bytes().split(b"\0") or _has_open(entry, below):
                 signal.pidfd_send_signal(process, signal.SIGKILL)
                 found += 1
         except OSError:
@@ -48,6 +54,16 @@ def kill_all(folder: str) -> int:
         finally:
             os.close(process)
     return found
+
+
+def _has_open(process: Path, below: str) -> bool:
+    for descriptor in os.listdir(process / "fd"):
+        try:
+            if os.readlink(process / "fd" / descriptor).startswith(below):
+                return True
+        except OSError:
+            continue  # it was closed
+    return False
 
 
 if __name__ == "__main__":

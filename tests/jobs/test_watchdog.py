@@ -28,12 +28,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """A process of the cluster, one of a cluster of a similar name, and one of none."""
+    """A process of the cluster, one that shows it by its log alone, one of a similar name, one of none."""
     folders = {"ours": folder, "similar": f"{folder}2", "none": None}
     processes = {
         name: subprocess.Popen(SLEEP, env=os.environ | ({"RAY_TMPDIR": str(place)} if place else {}))
         for name, place in folders.items()
     }
+    with (folder / "session" / "agent.log").open("w") as log:
+        nowhere = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
+        processes["logs"] = subprocess.Popen(SLEEP, env=nowhere, stdout=log)
     yield processes
     for process in processes.values():
         process.kill()
@@ -50,6 +53,7 @@ def test_without_a_goodbye_it_ends_the_cluster_and_no_other(
 ) -> None:
     watch(folder, b"")
     assert started["ours"].wait(10) == -9
+    assert started["logs"].wait(10) == -9
     assert started["similar"].poll() is None
     assert started["none"].poll() is None
     assert not folder.exists()
