@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference.op_run import OpRun
 
-Float64s = NDArray[np.float64]
 Arrays = tuple[NDArray[Any], ...]
 
 

@@ -8,11 +8,13 @@ average that counts its padding makes of it, the same for all channels of the ac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shifter.errors import CheckpointError
 from shifter.pruning.functions import COMBINE
@@ -32,7 +34,7 @@ from shifter.pruning.network import (
     Value,
 )
 from shifter.pruning.threads import side_by_side
-from shifter.pruning.zeros import FEW, nonzero_columns, nonzero_rows
+from shifter.pruning.zeros import FEW, in_blocks, nonzero_columns, nonzero_rows
 from shifter.values import Tensors
 
 
@@ -134,13 +136,27 @@ class LayerFacts:
 
     def contribution(self, inputs: Ints, values: Float64s, outputs: Bools) -> Float64s:
         """What constant ``inputs`` add to each of ``outputs`` where no border interferes: (out,)."""
-        total = np.zeros(self.out)
-        each = self.out // self.groups
-        for group, member, chosen in by_group(inputs, self.groups, self.into):
-            rows = group * each + np.flatnonzero(outputs[group * each : (group + 1) * each])
-            part = np.take(self.weight[rows], member, axis=1).astype(np.float64)
-            total[rows] = part.sum(axis=tuple(range(2, part.ndim))) @ values[chosen]
-        return total if self.factor is None else total * self.factor
+        given = (self.weight, self.factor, self.groups)
+        return contribution(*given, np.flatnonzero(outputs), inputs, values)
+
+
+def contribution(
+    weight: NDArray[np.generic], factor: Float64s | None, groups: int,
+    outputs: Ints, inputs: Ints, values: Float64s,
+) -> Float64s:  # fmt: skip
+    """What constant ``inputs`` of ``values`` add to ``outputs`` of a layer, where no border interferes.
+
+    Returns:
+        Shape (out,), in float64; zero for channels that are none of ``outputs``.
+    """
+    out, into = weight.shape[0], weight.shape[1] * groups
+    total = np.zeros(out)
+    for group, member, chosen in by_group(inputs, groups, into):
+        value = np.repeat(values[chosen], math.prod(weight.shape[2:]))
+        for rows in in_blocks(outputs[outputs // (out // groups) == group], value.size):
+            read = np.take(weight[rows], member, axis=1).reshape(rows.size, -1)
+            total[rows] = np.vecdot(read.astype(np.float64), value)
+    return total if factor is None else total * factor
 
 
 def by_group(inputs: Ints, groups: int, into: int) -> list[tuple[int, Ints, Ints]]:

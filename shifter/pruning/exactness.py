@@ -17,7 +17,9 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from shifter.errors import InexactError
-from shifter.pruning._float64 import OPERATORS, Float64s, widen, widened
+from shifter.pruning._float64 import OPERATORS, widen, widened
+from shifter.pruning.network import Float64s
+from shifter.pruning.rebuild import rounded
 from shifter.values import Exactness, Tensors
 
 Float32Run = Callable[[bytes, Tensors, NDArray[np.float32]], NDArray[np.float32]]
@@ -90,13 +92,10 @@ def check_exactness(
             is no fault of the reduction, and for :attr:`Exactness.refusal` to say.
     """
     reference = evaluate_float64(*sparse, images)
-    rounded = {
-        key: np.ascontiguousarray(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype)
-        for key, value in pruned[1].items()
-    }
+    in_float32 = {key: rounded(value) for key, value in pruned[1].items()}
     found = Exactness(
         float64=relative_error(evaluate_float64(*pruned, images), reference),
-        float32=relative_error(run_float32(pruned[0], rounded, images), reference),
+        float32=relative_error(run_float32(pruned[0], in_float32, images), reference),
         sparse_float32=relative_error(run_float32(*sparse, images), reference),
         images=len(images),
     )

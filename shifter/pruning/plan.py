@@ -94,6 +94,7 @@ class _Planner:
         self.alive = find_alive(network, kept, legality, replaced)
 
     def plan(self) -> PrunePlan:
+        """All of it: of what is alive."""
         alive = [n for n in self.network.nodes if any(name in self.alive for name in n.outputs)]
         layers = [node for node in alive if isinstance(node, LayerNode)]
         left = {node.layer.name for node in layers}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from shifter.pruning.analyse import by_group
+from shifter.pruning.analyse import by_group, contribution
 from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
 from shifter.pruning.network import Float64s
 from shifter.pruning.parts import ConstantPlan, LayerPlan, ParameterPlan, PrunePlan
@@ -138,18 +138,11 @@ def settle_outputs(part: LayerPlan, rebuilt: NDArray[Any], bias: Float64s) -> Fl
 
 def folded_bias(part: LayerPlan, weight: NDArray[Any], factor: Float64s | None) -> Float64s:
     """What the folded inputs contribute to every kept output channel: shape (out,), zero for others."""
-    total = np.zeros(weight.shape[0])
     if not part.folded_inputs:
-        return total
+        return np.zeros(weight.shape[0])
     channels, values = (np.asarray(column) for column in zip(*part.folded_inputs, strict=True))
-    each, outputs = weight.shape[0] // part.layer.groups, np.asarray(part.outputs, np.int64)
-    for group, member, chosen in by_group(channels, part.layer.groups, part.widths[1]):
-        positions = math.prod(weight.shape[2:])
-        value = np.repeat(values[chosen], positions)
-        for rows in in_blocks(outputs[outputs // each == group], value.size):
-            read = np.take(weight[rows], member, axis=1).reshape(rows.size, -1)
-            total[rows] = np.vecdot(read.astype(np.float64), value)
-    return total if factor is None else total * factor
+    outputs = np.asarray(part.outputs, np.int64)
+    return contribution(weight, factor, part.layer.groups, outputs, channels, values)
 
 
 def settle_constants(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .families import CLASSES
+from .members import CLASSES
 from .widening import (
     CONSTANT,
     UNREAD,

@@ -13,8 +13,9 @@ import pytest
 
 from shifter.pruning.exactness import check_exactness, evaluate_float64, relative_error
 
-from .families import FAMILIES, family, mask
-from .reduction import one_by_one, reduce, run_float32, variation
+from .families import family, mask
+from .members import FAMILIES
+from .reducing import one_by_one, reduce, run_float32, variation
 
 FLOAT64_BOUND = 1e-10  # as promised; written out, so that loosening it in the code does not pass
 FLOAT32_FACTOR, FLOAT32_BOUND = 4, 1e-4

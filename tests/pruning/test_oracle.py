@@ -18,7 +18,7 @@ from shifter.values import InputSpec
 
 from .channel_spaces import CASES
 from .families import checkpoint, photographs
-from .reduction import one_by_one, reduce, variation
+from .reducing import one_by_one, reduce, variation
 from .widening import widen
 
 SIZE = 16

@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from shifter.errors import CheckpointError, GraphError, InexactError
 from shifter.pruning.exactness import check_exactness, evaluate_float64, relative_error
 from shifter.pruning.plan import PrunePlan, plan_round
-from shifter.switching.engine import OnnxEngine
 from shifter.values import Exactness
 
 from .networks import Builder, mask_randomly, random_network
-from .reducing import FLOAT64_BOUND, dead_filters, error_of, reduce
-
-
-def variation(answers):
-    """How much of the answers depends on the image; below 1e-5 rounding is all that float64 shows."""
-    size = np.linalg.norm(answers)
-    return np.linalg.norm(answers - answers.mean(axis=0)) / size if size else 0.0
+from .reducing import FLOAT64_BOUND, dead_filters, error_of, reduce, run_float32, variation
 
 
 def images_like(images, seed):
@@ -57,10 +50,6 @@ def test_rounded_to_float32_it_is_as_close_as_the_sparse_one_itself(family, seed
     found = check_exactness("random", (architecture, sparse), (graph, reduced), images, run_float32)
     assert found.images == len(images)
     assert found.refusal is None
-
-
-def run_float32(graph, tensors, images):
-    return OnnxEngine(graph, tensors).run(images)
 
 
 @pytest.mark.parametrize("family", ["vgg", "resnet"])
@@ -173,26 +162,6 @@ def test_widths_are_rounded_up_and_never_beyond_what_was_there(round_to):
         wanted = -(-len(tight.outputs) // round_to) * round_to
         assert len(part.outputs) == min(part.widths[0], wanted)
     assert error_of(architecture, tensors, builder.images, round_to) <= FLOAT64_BOUND
-
-
-def test_an_operator_that_is_not_followed_stops_the_region_with_its_reason():
-    """Softmax over channels reads all of them together: they stay, and the answers stay right."""
-    rng = np.random.default_rng(5)
-    builder = Builder(rng, rng.normal(size=(4, 2, 7, 7)))
-    x = builder.conv("images", 6, norm=False)
-    value = builder.values[x]
-    exps = np.exp(value - value.max(axis=1, keepdims=True))
-    x = builder.add("Softmax", [x], exps / exps.sum(axis=1, keepdims=True), axis=1)
-    x = builder.activation(builder.conv(x, 6))
-    builder.linear(builder.flatten(x, average=True), 5)
-    architecture, tensors = builder.finish(builder.nodes[-1].output[0])
-    convs = [name for name, array in tensors.items() if array.ndim == 4]
-    tensors[convs[0]][:3] = 0
-    tensors[convs[1]][:3] = 0
-    plan, _, _ = reduce(architecture, tensors)
-    assert list(plan.untouched.values()) == ["Softmax is not an operator that is followed"]
-    assert [len(part.outputs) for part in plan.layers] == [6, 3, 5]
-    assert error_of(architecture, tensors, builder.images) <= FLOAT64_BOUND
 
 
 def test_the_measure_divides_by_the_variation_over_images():

@@ -26,6 +26,20 @@ def build(middle):
     return architecture, tensors, builder.images
 
 
+def test_an_operator_that_is_not_followed_stops_the_region_with_its_reason():
+    """Softmax over channels reads all of them together: they stay, and the answers stay right."""
+
+    def middle(builder, x):
+        exps = np.exp(builder.values[x] - builder.values[x].max(axis=1, keepdims=True))
+        return builder.add("Softmax", [x], exps / exps.sum(axis=1, keepdims=True), axis=1)
+
+    architecture, tensors, images = build(middle)
+    plan, _, _ = reduce(architecture, tensors)
+    assert list(plan.untouched.values()) == ["Softmax is not an operator that is followed"]
+    assert [len(part.outputs) for part in plan.layers] == [6, 3, 5]
+    assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
+
+
 def test_a_second_norm_after_a_norm():
     architecture, tensors, images = build(lambda b, x: b.norm(b.norm(x, "first"), "second"))
     assert error_of(architecture, tensors, images) <= FLOAT64_BOUND
