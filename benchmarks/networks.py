@@ -41,8 +41,9 @@ class Subject:
             if not name.endswith("num_batches_tracked")
         }
 
-    def images(self, count: int) -> NDArray[np.float32]:
-        return photographs(np.random.default_rng(7), count, self.size).numpy()
+    def images(self, count: int, size: int | None = None) -> NDArray[np.float32]:
+        """(count, 3, size, size), of the exported size unless given."""
+        return photographs(np.random.default_rng(7), count, size or self.size).numpy()
 
     def answers(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """The module's own in float64."""

@@ -239,10 +239,11 @@ def models(
 @app.command()
 def table(out: Out = MODELS) -> None:
     """The rows of ``models`` as a table; the last of each model counts."""
-    from benchmarks.reduction_model import as_table
+    from benchmarks.reduction_model import as_table, summary
 
     rows = {row["model"]: row for row in map(json.loads, out.open())}
-    print(as_table([rows[name] for name in sorted(rows)]))
+    in_order = [rows[name] for name in sorted(rows)]
+    print(as_table(in_order), summary(in_order), sep="\n\n")
 
 
 if __name__ == "__main__":
