@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 from itertools import pairwise
@@ -241,28 +242,33 @@ def ray(
     data: Data,
     model: Model = "resnet20",
     rounds: Annotated[int, typer.Option(help="That are measured.")] = 3,
-    epochs: Annotated[int, typer.Option(help="Of a round; it should take a minute or more.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Of a round; it should take a minute or more.")] = 4,
+    workers: Annotated[int, typer.Option(help="Of a core each; leave none idle.")] = 2,
     out: Out = RESULTS,
 ) -> None:
-    """CPU-seconds that Ray Train, checkpoints and reports add to a round, against the plain loop's.
+    """CPU-seconds that Ray Train, checkpoints and reports add to a round, against plain processes.
 
-    The plain loop trains in a process without Ray, and writes nothing. Ray Train has one worker, a
-    mid-round state each epoch, and a checkpoint; the CPU-seconds of all processes of its cluster are
-    counted, from the end of one round to that of the next. Plain rounds are measured before and after.
+    Plain workers train without Ray, and write nothing. Those of Ray Train save a mid-round state each
+    epoch, and a checkpoint; the CPU-seconds of all processes of its cluster are counted, from the end
+    of one round to that of the next. Plain rounds are measured before and after.
     """
-    from benchmarks.ray_overhead import cpu_seconds_of_the_loop, cpu_seconds_under_ray, recipe_for
+    from benchmarks.ray_overhead import cpu_seconds_under_ray, cpu_seconds_without_ray, recipe_for
 
-    recipe = recipe_for(data, model, epochs, rounds)
-    plain = [cpu_seconds_of_the_loop(recipe)]
-    under_ray = cpu_seconds_under_ray(recipe)
-    plain += [cpu_seconds_of_the_loop(recipe) for _ in range(rounds - 1)]
+    recipe = recipe_for(data, model, epochs, rounds, workers)
+    plain = [cpu_seconds_without_ray(recipe)]
+    by_kind = cpu_seconds_under_ray(recipe)
+    under_ray = [sum(kinds.values()) for kinds in by_kind]
+    plain += [cpu_seconds_without_ray(recipe) for _ in range(rounds - 1)]
     ratios = [a / b - 1 for a, b in zip(under_ray, plain, strict=True)]
+    kinds = {
+        kind: round(statistics.median(each.get(kind, 0.0) for each in by_kind), 2) for kind in by_kind[0]
+    }
     row = Row(
-        f"CPU-seconds added to a round of {model}, Ray Train / plain loop - 1",
+        f"CPU-seconds added to a round of {model}, {workers} workers, Ray Train / plain processes - 1",
         Figure.of(ratios),
         "<= 0.03",
-        {"under Ray Train": Figure.of(under_ray), "plain loop": Figure.of(plain)},
-        {"epochs": epochs},
+        {"under Ray Train": Figure.of(under_ray), "plain processes": Figure.of(plain)},
+        {"epochs": epochs, "by kind of process": {kind: spent for kind, spent in kinds.items() if spent}},
     )
     _finish(row, out)
 
