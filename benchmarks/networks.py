@@ -71,8 +71,8 @@ def _one_by_one(module: nn.Module, images: torch.Tensor) -> NDArray[Any]:
 def enliven(module: nn.Module) -> None:
     """Random weights of a trained network's size."""
     for part in module.modules():
-        if hasattr(part, "eps"):
-            part.eps = float(np.float32(part.eps))  # as ONNX stores it
+        if isinstance(eps := getattr(part, "eps", None), float):
+            part.eps = float(np.float32(eps))  # type: ignore[assignment]  # as ONNX stores it
         for name, parameter in part.named_parameters(recurse=False):
             if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
                 nn.init.normal_(parameter, 1.0 if name == "weight" else 0.0, 0.3)

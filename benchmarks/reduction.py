@@ -120,16 +120,16 @@ def live(repetitions: Repetitions = 3, threads: Threads = 2, out: Out = RESULTS)
     began = time.perf_counter()
     cached_export(subject.module, (3, subject.size, subject.size))
     exported = time.perf_counter() - began
-    taken = []
+    taken, results = [], []
     for _ in range(repetitions):
         began = time.perf_counter()
-        result = shifter.prune(subject.module, images)
+        results = [shifter.prune(subject.module, images)]
         taken.append(time.perf_counter() - began)
     figure = Figure.of(taken)
     notes = {
         "threads": threads,
-        "error, float64": result.relative_error,
-        "parameters": result.report.parameters,
+        "error, float64": results[0].relative_error,
+        "parameters": results[0].report.parameters,
     }
     figures = {"prune": figure, "export, once": Figure.of([exported])}
     _finish(Row("s, shifter.prune on a live ResNet-50, proof included", figure, "", figures, notes), out)

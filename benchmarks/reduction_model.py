@@ -110,7 +110,7 @@ def _ours(subject: Subject, images: Any, turns: int) -> dict[str, Any]:
     for _ in range(turns):
         for key, engine in engines.items():
             latencies[key].append(timed_calls(engine, images[:1]))
-    result = {
+    result: dict[str, Any] = {
         "parameters": reducer.counts(),
         "plan_ms": 1000 * float(np.median([t["analyse"] + t["plan"] for t in taken])),
         "rebuild_ms": 1000 * float(np.median([t["rebuild"] for t in taken])),
@@ -154,7 +154,7 @@ def _any_size(graph: bytes) -> bytes:
     del model.graph.value_info[:]
     for axis, name in ((2, "height"), (3, "width")):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _dense(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -83,4 +83,4 @@ class StockLoop:
         return time.perf_counter() - began
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from self._loader  # type: ignore[misc]
+        yield from self._loader

@@ -144,10 +144,10 @@ def workers(data: Data, model: Model = "resnet20", repetitions: Repetitions = 7,
     batches = BATCHES[model]
 
     def two() -> float:
-        return _rounds(data, model, batches, threads=1, workers=2)["images_per_second"]
+        return float(_rounds(data, model, batches, threads=1, workers=2)["images_per_second"])
 
     def one() -> float:
-        return _rounds(data, model, batches, threads=2, workers=1)["images_per_second"]
+        return float(_rounds(data, model, batches, threads=2, workers=1)["images_per_second"])
 
     measured = in_turns(two, one, repetitions)
     row = compared(
