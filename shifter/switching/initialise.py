@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from shifter.errors import EngineError
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.host import Deflated, Host
 from shifter.switching.policies import Policy
 from shifter.switching.switcher import Switcher
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
 
 
 def initialise(
@@ -17,6 +22,7 @@ def initialise(
     servers: int = 1,
     threads: int = 1,
     ahead_bytes: int = 256 << 20,
+    calibration: Calibration | None = None,
 ) -> Host:
     """The host of a portfolio, its first variant inflated and warmed up; `Host.tick` lets it switch.
 
@@ -29,6 +35,8 @@ def initialise(
         dwell: least seconds between two switches.
         servers: requests computed at once. threads: cores that each may use.
         ahead_bytes: memory for neighbours inflated ahead; 0 for none.
+        calibration: what was measured on this node with so many threads
+            (`shifter.switching.calibration.find_calibration`); by default the profiles count.
 
     Raises:
         PackageError: if the content of an entry is not what the manifest declares.
@@ -36,7 +44,7 @@ def initialise(
     """
     if threads < 1 or ahead_bytes < 0:
         raise EngineError(f"threads is at least 1 and ahead_bytes at least 0: {threads}, {ahead_bytes}")
-    switcher = Switcher(portfolio.profiles, policy, dwell=dwell, servers=servers)
+    switcher = Switcher(portfolio.profiles, policy, dwell=dwell, servers=servers, calibration=calibration)
     portfolio.verify()
     return Host(
         portfolio,

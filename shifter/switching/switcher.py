@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shifter.errors import EngineError
 from shifter.switching.load import Load, Observation, Service
 from shifter.switching.policies import Fixed, Policy, Situation, Slo
 from shifter.switching.service_time import ServiceTimes
 from shifter.values import Profile
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
 
 __all__ = ["Decision", "Fixed", "Observation", "Policy", "Service", "Slo", "Switcher"]
 
@@ -33,13 +37,20 @@ class Switcher:
         profiles: the variants to choose from, smallest first (`Portfolio.profiles`).
         dwell: least seconds between two switches. One switch may go several sizes at once.
         servers: requests that the service computes at once.
+        calibration: what was measured on this node, which counts more than the profiles.
 
     Raises:
         EngineError: if there are no variants, or a setting is out of range.
     """
 
     def __init__(
-        self, profiles: Mapping[str, Profile], policy: Policy, *, dwell: float = 2.0, servers: int = 1
+        self,
+        profiles: Mapping[str, Profile],
+        policy: Policy,
+        *,
+        dwell: float = 2.0,
+        servers: int = 1,
+        calibration: Calibration | None = None,
     ) -> None:
         if not profiles or dwell < 0 or servers < 1:
             raise EngineError(
@@ -51,7 +62,7 @@ class Switcher:
         self._dwell = dwell
         self._servers = servers
         self._load = Load()
-        self._times = ServiceTimes(profiles)
+        self._times = ServiceTimes(profiles, calibration)
         self._last_switch: float | None = None
         self.current = policy.start(profiles)
         """The variant last decided on."""
