@@ -44,10 +44,9 @@ class Ratios:
         self._covariance = np.diag([1 / _NODE_WORTH, *[1 / _OWN_WORTH] * (size - 1)])
 
     def renewed(self, names: Iterable[str]) -> Ratios:
-        """For other variants on the same node: only what they share with these is known of them."""
+        """For other variants on the same node."""
         new = Ratios(names)
-        new._logs[0] = self._logs[0]
-        new._covariance[0, 0] = self._covariance[0, 0]
+        new._logs[0], new._covariance[0, 0] = self._logs[0], self._covariance[0, 0]
         return new
 
     @property

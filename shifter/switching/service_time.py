@@ -42,7 +42,7 @@ class ServiceTimes:
         self._expected = {
             name: Curve(measured.get(name) or _of_profile(profile)) for name, profile in profiles.items()
         }
-        self._calibrated = calibration is not None
+        self._is_calibrated = calibration is not None
         self._ratios = Ratios(profiles)
         self._worth = _PRIOR
         self.overhead = 0.0
@@ -68,13 +68,11 @@ class ServiceTimes:
         """Seconds of a server's time that a request of ``images`` images takes; never less for more."""
         return self.overhead + self._ratios.of(variant) * self._expected[variant](images)
 
-    def renewed(
-        self, profiles: Mapping[str, Profile], calibration: Calibration | None = None
-    ) -> ServiceTimes:
-        """For other variants, those of a newer portfolio, with what was learnt of the node."""
+    def renewed(self, profiles: Mapping[str, Profile], calibration: Calibration | None) -> ServiceTimes:
+        """For the variants of another portfolio, with what was learnt of the node."""
         new = ServiceTimes(profiles, calibration)
         new.overhead, new._worth = self.overhead, self._worth
-        if new._calibrated == self._calibrated:  # else times are expected of another node than before
+        if new._is_calibrated == self._is_calibrated:  # else the ratios are over different things
             new._ratios = self._ratios.renewed(profiles)
         return new
 
