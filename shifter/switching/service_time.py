@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 
 from shifter.switching.load import Service
@@ -45,6 +46,12 @@ class ServiceTimes:
     def predict(self, variant: str, images: float) -> float:
         """Seconds of a server's time that a request of ``images`` images takes."""
         return self.overhead + self.ratio * self._profiled(variant, images)
+
+    def renewed(self, profiles: Mapping[str, Profile]) -> ServiceTimes:
+        """For other variants, with what was learnt of the node."""
+        new = copy.copy(self)
+        new._lines = {name: _line(profile) for name, profile in profiles.items()}
+        return new
 
     def _profiled(self, variant: str, images: float) -> float:
         fixed, per_image = self._lines[variant]

@@ -191,9 +191,9 @@ def test_a_full_queue_refuses_at_once_and_those_inside_are_answered(portfolio: P
         service = EdgeService(
             portfolio, Settings(portfolio="x.zip", policy="fixed", variant="1x", max_queue=3)
         )
-        name, engine = service._host._active
-        gate = Gate(engine)
-        service._host._active = (name, gate)
+        resident = service._host._resident
+        gate = Gate(resident.active.engine)
+        resident.active = resident.active._replace(engine=gate)
         transport = httpx.ASGITransport(create_app(service))
         async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
             body = encode(PIXELS[:2])
@@ -271,8 +271,7 @@ def test_a_service_that_can_no_longer_decide_is_ill(portfolio: Portfolio) -> Non
             service._host.tick = broken  # type: ignore[method-assign]
             for _ in range(500):
                 await asyncio.sleep(0.01)
-                assert service._deciding is not None
-                if service._deciding.done():
+                if service._tasks[0].done():
                     break
             with pytest.raises(RuntimeError, match="a fault of ours"):
                 service.check()
@@ -301,11 +300,10 @@ import httpx
 from serve_app.app import create_app
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
-from serve_app.source import read_portfolio
 
 async def serve():
     settings = Settings(portfolio={str(portfolio_path)!r})
-    service = EdgeService(read_portfolio(settings.portfolio), settings)
+    service = EdgeService.open(settings)
     transport = httpx.ASGITransport(create_app(service))
     async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
         answer = await client.post("/predict", content={encode(PIXELS[:2])!r}, headers={JSON!r})
