@@ -25,9 +25,12 @@ from serve_app.settings import Settings
 from shifter.errors import OverloadError
 from shifter.portfolio import Portfolio
 from shifter.portfolio.source import Source
+from shifter.switching.calibration import Calibration, Found, find_calibration
+from shifter.switching.engines import make_engine
 from shifter.switching.host import Switch
 from shifter.switching.initialise import initialise
 from shifter.switching.policies import Fixed, Policy, Slo
+from shifter.switching.providers import CPU
 from shifter.switching.refresh import Refresh
 
 _SHOWN_SWITCHES = 50
@@ -70,13 +73,20 @@ class EdgeService:
     def __init__(self, portfolio: Portfolio, settings: Settings, version: str | None = None) -> None:
         self.settings = settings
         self.limits = settings.limits
+        self._engines = make_engine(settings.engine, settings.providers, settings.threads)
+        # A look soon follows another: storage that fails is not waited for.
+        self._source = Source(settings.portfolio, patience_s=0)
+        self._calibrations: dict[str, Found] = {}
         self._host = initialise(
-            portfolio, _policy(settings), threads=settings.threads, memory_bytes=settings.memory_bytes
+            portfolio,
+            _policy(settings),
+            build=self._engines,
+            memory_bytes=settings.memory_bytes,
+            calibration=self._calibrated(portfolio.digest),
         )
         self._refresh: Refresh | None = None
         if version is not None and settings.refresh_s is not None:
-            # The next look is soon enough for storage that fails.
-            self._refresh = Refresh(self._host, Source(settings.portfolio, patience_s=0), version)
+            self._refresh = Refresh(self._host, self._source, version, calibrated=self._calibrated)
         self._refused = 0
         self._answered: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=_SHOWN_LATENCIES)
@@ -102,6 +112,14 @@ class EdgeService:
         self._switcher.shutdown()
         self._host.close()
         self._codec.shutdown()
+
+    def _calibrated(self, digest: str) -> Calibration | None:
+        if self._engines.kind != "onnxruntime" or self._engines.providers[0] != CPU:
+            found = Found(None, "calibrations are of ONNX Runtime on the processor")
+        else:
+            found = find_calibration(digest, self._source.package(), threads=self.settings.threads)
+        self._calibrations[digest] = found
+        return found.calibration
 
     def _repeat(self, every_s: float, thread: ThreadPoolExecutor, action: Callable[[], object]) -> None:
         async def repeat() -> None:
@@ -166,6 +184,13 @@ class EdgeService:
             },
             "active": host.active,
             "reason": host.reason,
+            "engine": {
+                "name": self._engines.kind,
+                "threads": self._engines.threads,
+                "providers": list(self._engines.providers),
+                "absent": dict(self._engines.absent),
+            },
+            "calibration": self._calibrations[host.portfolio.digest].reason,
             "policy": {
                 "name": settings.policy,
                 "variant": settings.variant,

@@ -243,11 +243,11 @@ def test_a_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
 def test_the_command_from_a_wheel_reads_well_without_extras(wheel: Path) -> None:
     outcome = shifter("--help", cwd=wheel)
     assert outcome.returncode == 0, outcome.stderr
-    for job in ("generate", "inspect", "demo"):
+    for job in ("generate", "inspect", "calibrate", "demo"):
         assert job in outcome.stdout
 
 
-@pytest.mark.parametrize("job", ["generate", "inspect", "demo"])
+@pytest.mark.parametrize("job", ["generate", "inspect", "calibrate", "demo"])
 def test_each_job_has_a_help_without_extras(job: str) -> None:
     outcome = shifter(job, "--help")
     assert outcome.returncode == 0, outcome.stderr

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from shifter.switching.policies import choices
 from shifter.switching.resident import Build, Deflated, Resident
 from shifter.switching.switcher import Decision, Observation, Service, Switcher
 from shifter.values import InputSpec
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
 
 _REMEMBERED = 1000
 _AHEAD_BYTES = 256 << 20
@@ -149,7 +152,8 @@ class Host:
     Args:
         portfolio: the variants, deflated.
         switcher: knows those of them that may serve.
-        build: makes the engine of an inflated variant.
+        build: makes the engine of an inflated variant. One that can be optimised serves before it is,
+            where it is waited for (`shifter.switching.engines.QuickEngine`).
         servers: requests computed at once. The switcher should count on as many.
         memory_bytes: what package and engines may take together at any time, one being built
             and those that requests are still on included; None for no limit. Engines count as in
@@ -232,6 +236,7 @@ class Host:
         that was not inflated ahead takes as long as inflating, building and warming up take.
         """
         with self._switching:
+            self._resident.optimise()  # what serves since the start, or since a portfolio was taken over
             with self._counting:
                 seen = Observation(
                     self._clock(), self._requests, self._queue, tuple(self._services), self._free_bytes()
@@ -241,16 +246,20 @@ class Host:
             self._decision = self._switcher.observe(seen)
             if self._decision.variant != self.active:
                 self._switch(self._decision)
+            self._resident.optimise()
             self._inflate_ahead()
             self._give_back()
             return self._decision
 
-    def take_over(self, portfolio: Deflated) -> None:
+    def take_over(self, portfolio: Deflated, calibration: Calibration | None = None) -> None:
         """Lets another portfolio serve, from the next request on; returns when it does.
 
         All of it is checked, its first variant inflated and warmed up, before anything changes:
         that of the active one's name, or else the one that the policy starts with; where both
         portfolios with it exceed the budget, the smallest. What is known of the load stays known.
+
+        Args:
+            calibration: what was measured of it on this node; by default its profiles count.
 
         Raises:
             PackageError: if it is damaged, or reads or tells something else than the one that serves.
@@ -263,8 +272,10 @@ class Host:
         with self._switching:
             old, limit = self._resident, self._memory.limit
             profiles = choices(self._switcher.policy, portfolio.profiles)
-            switcher = self._switcher.renewed(usable(profiles, portfolio.deflated_bytes, limit))
+            profiles = usable(profiles, portfolio.deflated_bytes, limit)
+            switcher = self._switcher.renewed(profiles, calibration)
             self._drop_all_but(())
+            old.optimise()
             if limit is not None:
                 held = old.portfolio.deflated_bytes + old.profiles[old.active.name].memory_bytes
                 room = limit - held - portfolio.deflated_bytes
@@ -335,8 +346,9 @@ class Host:
             here.activate(after)
             seconds = self._clock() - begin
             self._history.append(Switch(time.time(), before, after, decision.reason, seconds, ahead))
-            if after != decision.variant:
-                self._drop_all_but(())  # the step in between is there to make room
+            if after != decision.variant:  # the step in between is there to make room
+                self._drop_all_but(())
+                here.optimise()
 
     def _make_ready(self, name: str, reason: str) -> bool:
         here, begin = self._resident, self._clock()
@@ -357,6 +369,7 @@ class Host:
         self._drop_all_but(wanted)
         for name in wanted:
             self._make_ready(name, "inflated ahead")
+            self._resident.optimise()
 
     def _drop_all_but(self, names: Iterable[str]) -> None:
         if self._resident.keep(names):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shifter.errors import PackageError
 from shifter.switching.host import Host
 from shifter.switching.resident import Deflated
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
 
 
 class Source(Protocol):
@@ -43,15 +46,23 @@ class Refresh:
 
     Args:
         version: that of the portfolio that serves, as the source told it before that was opened.
+        calibrated: what was measured on this node of a portfolio with that digest, if anything was.
         clock: seconds since the epoch.
     """
 
     def __init__(
-        self, host: Host, source: Source, version: str, *, clock: Callable[[], float] = time.time
+        self,
+        host: Host,
+        source: Source,
+        version: str,
+        *,
+        calibrated: Callable[[str], Calibration | None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._host = host
         self._source = source
         self._version = version
+        self._calibrated = calibrated
         self._clock = clock
         self._refusal: tuple[str, str] | None = None  # the version that is there, and why it does not serve
         self.last: Checked | None = None
@@ -82,5 +93,5 @@ class Refresh:
     def _take(self, version: str) -> None:
         portfolio = self._source.open()
         if portfolio.digest != self._host.portfolio.digest:
-            self._host.take_over(portfolio)
+            self._host.take_over(portfolio, self._calibrated(portfolio.digest))
         self._version = version

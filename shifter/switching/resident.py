@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shifter.errors import EngineError
+from shifter.switching.engines import Engine, QuickEngine
 from shifter.switching.memory import Memory, building_bytes, smallest
 from shifter.values import InputSpec, Profile, Variant
 
 _WARM_UP_RUNS = 2
 
-
-class Engine(Protocol):
-    """What runs a variant; called from several threads at once."""
-
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
+_log = logging.getLogger(__name__)
 
 
 Build = Callable[[Variant], Engine]
@@ -86,6 +83,7 @@ class Resident:
         self._ahead_bytes = ahead_bytes
         memory.count(portfolio, portfolio.deflated_bytes)
         self.ready: dict[str, Engine] = {}
+        self._quick: list[str] = []
         self.make_ready(current, beside)
         # Replaced as a whole, never changed: who has read it holds a name and an engine that belong together.
         self.active = Active(current, self.ready[current])
@@ -119,11 +117,27 @@ class Resident:
                     f"memory_bytes is {self._memory.limit}: {name}, and what stays beside it, take {needed}"
                 )
         engine = self._build(self.portfolio.inflate(name))
-        image = np.zeros((1, *self.portfolio.input_spec.shape), np.float32)
-        for _ in range(_WARM_UP_RUNS):
-            engine.run(image)
-        self._memory.count(engine, profile.memory_bytes)
+        self._warm_up(engine)
+        if isinstance(engine, QuickEngine):  # which needs the tensors as long as it is one
+            self._quick.append(name)
+            self._memory.count(engine, building_bytes(profile))
+        else:
+            self._memory.count(engine, profile.memory_bytes)
         self.ready = {**self.ready, name: engine}
+
+    def optimise(self) -> None:
+        """Makes engines that were built quickly as fast as they can be; requests are answered meanwhile."""
+        while self._quick:
+            name = self._quick.pop()
+            engine = self.ready.get(name)
+            if isinstance(engine, QuickEngine):
+                try:
+                    engine.optimise()
+                except (EngineError, MemoryError) as problem:
+                    _log.warning("%s stays as it was built quickly: %s", name, problem)
+                else:
+                    self._warm_up(engine)
+                    self._memory.count(engine, self.profiles[name].memory_bytes)
 
     def keep(self, names: Iterable[str]) -> bool:
         """Drops every engine but the active one and those of ``names``; whether there was one to drop."""
@@ -154,3 +168,8 @@ class Resident:
         held = self.portfolio.deflated_bytes + self.profiles[self.active.name].memory_bytes
         # Any of them may be the one that is built last.
         return held + engines + max(profile.tensor_bytes for profile in profiles) <= self._memory.limit
+
+    def _warm_up(self, engine: Engine) -> None:
+        image = np.zeros((1, *self.portfolio.input_spec.shape), np.float32)
+        for _ in range(_WARM_UP_RUNS):
+            engine.run(image)

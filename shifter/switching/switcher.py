@@ -9,12 +9,16 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from shifter.errors import EngineError
 from shifter.switching.load import Load, Observation, Service
 from shifter.switching.policies import Fixed, Policy, Situation, Slo
 from shifter.switching.service_time import ServiceTimes
 from shifter.values import Profile
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
 
 __all__ = ["Decision", "Fixed", "Observation", "Policy", "Service", "Slo", "Switcher"]
 
@@ -35,13 +39,20 @@ class Switcher:
         profiles: the variants to choose from, smallest first (`Portfolio.profiles`).
         dwell: least seconds between two switches. One switch may go several sizes at once.
         servers: requests that the service computes at once.
+        calibration: what was measured on this node, which counts more than the profiles.
 
     Raises:
         EngineError: if there are no variants, or a setting is out of range.
     """
 
     def __init__(
-        self, profiles: Mapping[str, Profile], policy: Policy, *, dwell: float = 2.0, servers: int = 1
+        self,
+        profiles: Mapping[str, Profile],
+        policy: Policy,
+        *,
+        dwell: float = 2.0,
+        servers: int = 1,
+        calibration: Calibration | None = None,
     ) -> None:
         if not profiles or dwell < 0 or servers < 1:
             raise EngineError(
@@ -53,7 +64,7 @@ class Switcher:
         self._dwell = dwell
         self._servers = servers
         self._load = Load()
-        self._times = ServiceTimes(profiles)
+        self._times = ServiceTimes(profiles, calibration)
         self._last_switch: float | None = None
         self.current = policy.start(profiles)
         """The variant last decided on."""
@@ -90,7 +101,7 @@ class Switcher:
         """The variants to choose from, smallest first."""
         return MappingProxyType(self._profiles)
 
-    def renewed(self, profiles: Mapping[str, Profile]) -> Switcher:
+    def renewed(self, profiles: Mapping[str, Profile], calibration: Calibration | None = None) -> Switcher:
         """A switcher of another portfolio that knows what this one does of load and node.
 
         It begins with the variant of the current one's name, or else where the policy starts. This one
@@ -101,7 +112,7 @@ class Switcher:
         """
         new = copy.copy(self)
         new._profiles = dict(profiles)
-        new._times = self._times.renewed(profiles)
+        new._times = self._times.renewed(profiles, calibration)
         new.current = self.current if self.current in profiles else self.policy.start(profiles)
         return new
 

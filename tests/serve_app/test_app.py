@@ -63,6 +63,11 @@ def expected(portfolio: Portfolio, variant: str, pixels: np.ndarray) -> np.ndarr
     return OnnxEngine(inflated.graph, inflated.tensors).run(portfolio.input_spec.normalise(pixels))
 
 
+def same(answer: np.ndarray, expected: np.ndarray) -> bool:
+    """But for rounding, which differs until an engine is optimised."""
+    return np.allclose(answer, expected, rtol=1e-4, atol=1e-4)
+
+
 def logits(answer: httpx.Response) -> np.ndarray:
     return np.array([p["logits"] for p in answer.json()["predictions"]], np.float32)
 
@@ -72,7 +77,7 @@ def test_an_answer_is_that_of_the_variant_it_names(client: Client, portfolio: Po
     assert answer.status_code == 200
     variant = answer.headers["X-Shifter-Variant"]
     assert variant == answer.json()["variant"] == client.get("/status").json()["active"]
-    assert np.array_equal(logits(answer), expected(portfolio, variant, PIXELS[:5]))
+    assert same(logits(answer), expected(portfolio, variant, PIXELS[:5]))
 
 
 def test_a_png_is_answered_as_its_pixels_are(client: Client, portfolio: Portfolio) -> None:
@@ -238,7 +243,7 @@ def test_every_answer_is_that_of_its_variant_while_switches_happen(portfolio: Po
                 for indices, answer in zip(chosen, await asyncio.gather(*requests), strict=True):
                     assert answer.status_code == 200
                     variant = answer.headers["X-Shifter-Variant"]
-                    assert np.array_equal(logits(answer), expected(portfolio, variant, PIXELS[list(indices)]))
+                    assert same(logits(answer), expected(portfolio, variant, PIXELS[list(indices)]))
                     seen.add(variant)
             state = service.status()
             assert sum(state["answered"].values()) == 96

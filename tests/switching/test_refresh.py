@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from shifter.errors import PackageError, StoreError
@@ -19,7 +18,7 @@ from shifter.switching.initialise import initialise
 from shifter.switching.policies import Slo
 from shifter.switching.refresh import Refresh
 
-from .test_host import IMAGES, submit
+from .test_host import IMAGES, same, submit
 from .test_takeover import SPEC, Making, logits, make  # noqa: F401 - a fixture
 
 
@@ -171,7 +170,7 @@ def test_a_file_replaced_under_load_is_served_without_losing_a_request(
             seen = set()
             while not stop.is_set():
                 answer = submit(host, IMAGES).result()
-                assert np.array_equal(answer.logits, expected[answer.portfolio, answer.variant])
+                assert same(answer.logits, expected[answer.portfolio, answer.variant])
                 seen.add(answer.portfolio)
             return seen
 

@@ -21,7 +21,7 @@ from shifter.switching.switcher import Observation, Switcher
 from shifter.values import InputSpec, Variant
 
 from .conftest import _network
-from .test_host import IMAGES, Gated, Tour, submit
+from .test_host import IMAGES, Gated, Tour, same, submit
 
 Making = Callable[..., Portfolio]
 PIXELS = np.random.default_rng(4).integers(0, 17, (3, 1, 6, 6)).astype(np.float32)
@@ -55,7 +55,7 @@ def test_the_next_request_is_answered_by_the_new_one(portfolio: Portfolio, make:
         after = submit(host, IMAGES).result()
         assert (before.portfolio, after.portfolio) == (portfolio.digest, newer.digest)
         assert after.variant == before.variant == "v2"
-        assert np.array_equal(after.logits, logits(newer, "v2", IMAGES))
+        assert same(after.logits, logits(newer, "v2", IMAGES))
         assert host.portfolio is host.status().portfolio is newer
         assert host.status().since > began
 
@@ -80,7 +80,7 @@ def test_no_request_is_lost_and_each_answer_is_of_the_portfolio_and_variant_that
             while not stop.is_set():
                 with host.request() as request:
                     answer = request.submit(request.input_spec.normalise(PIXELS)).result()
-                assert np.array_equal(answer.logits, expected[answer.portfolio, answer.variant])
+                assert same(answer.logits, expected[answer.portfolio, answer.variant])
                 named.append((answer.portfolio, answer.variant))
             return named
 
@@ -110,7 +110,7 @@ def test_requests_inside_finish_on_the_old_one(portfolio: Portfolio, make: Makin
         build.gate.set()
         answers = [future.result() for future in (computing, waiting, later)]
         assert [answer.portfolio for answer in answers] == [portfolio.digest, portfolio.digest, newer.digest]
-        assert np.array_equal(answers[1].logits, logits(portfolio, "v2", IMAGES))
+        assert same(answers[1].logits, logits(portfolio, "v2", IMAGES))
 
 
 def test_what_is_known_of_the_load_and_the_node_stays_known(portfolio: Portfolio, make: Making) -> None:
@@ -191,7 +191,7 @@ def test_a_bad_one_is_refused_and_the_old_one_serves_on(
             host.take_over(bad)
         answer = submit(host, IMAGES).result()
         assert answer.portfolio == portfolio.digest
-        assert np.array_equal(answer.logits, logits(portfolio, answer.variant, IMAGES))
+        assert same(answer.logits, logits(portfolio, answer.variant, IMAGES))
         host.tick()
         assert set(host.status().ready) == ready
         del bad
