@@ -109,11 +109,11 @@ def main(
 ) -> None:
     """Measure a portfolio's variants on this node; a service here trusts that more than their profiles."""
     cli.require("calibrate", "edge", "deflate", "onnxruntime")
-    from serve_app.source import find_package, read_portfolio
+    from shifter.portfolio.source import Source
     from shifter.switching.calibration import calibration_paths
 
-    opened = read_portfolio(portfolio)
-    package = find_package(portfolio)
+    source = Source(portfolio)
+    opened, package = source.open(), source.package()
     chosen = tuple(sorted(set(threads or (1, len(os.sched_getaffinity(0))))))
     with Console.open(progress) as console:
         try:

@@ -5,8 +5,10 @@ No clock, thread or I/O of its own: a service and a replay of a day's traffic ru
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from shifter.errors import EngineError
@@ -58,7 +60,7 @@ class Switcher:
                 f"{len(profiles)}, {dwell} s and {servers}"
             )
         self._profiles = dict(profiles)
-        self._policy = policy
+        self.policy = policy
         self._dwell = dwell
         self._servers = servers
         self._load = Load()
@@ -83,7 +85,7 @@ class Switcher:
             waiting=max(0.0, self._load.queue - self._servers),
             servers=self._servers,
         )
-        chosen, reason = self._policy.choose(now)
+        chosen, reason = self.policy.choose(now)
         if self._last_switch is None:
             # The start counts as a switch: there is nothing yet to judge by.
             self._last_switch = seen.time
@@ -93,6 +95,26 @@ class Switcher:
             else:
                 self.current, self._last_switch = chosen, seen.time
         return Decision(self.current, reason, self._load.rate)
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        """The variants to choose from, smallest first."""
+        return MappingProxyType(self._profiles)
+
+    def renewed(self, profiles: Mapping[str, Profile], calibration: Calibration | None = None) -> Switcher:
+        """A switcher of another portfolio that knows what this one does of load and node.
+
+        It begins with the variant of the current one's name, or else where the policy starts. This one
+        is not to be used any more once that one observes.
+
+        Raises:
+            EngineError: if a fixed variant is not among ``profiles``.
+        """
+        new = copy.copy(self)
+        new._profiles = dict(profiles)
+        new._times = self._times.renewed(profiles, calibration)
+        new.current = self.current if self.current in profiles else self.policy.start(profiles)
+        return new
 
     def exclude(self, variant: str, serving: str) -> None:
         """Takes out a variant that turned out not to run on this node; ``serving`` still serves."""

@@ -21,6 +21,7 @@ from shifter.portfolio import Portfolio, pack
 from shifter.run import Run
 from shifter.store import Store
 from shifter.switching.calibration import Calibration, find_calibration
+from shifter.switching.engines import make_engine
 from shifter.switching.initialise import initialise
 from shifter.switching.policies import Slo
 from shifter.values import Variant
@@ -64,7 +65,7 @@ def test_every_variant_is_measured_and_a_service_finds_it(portfolio_path: Path) 
 
     found = find_calibration(portfolio.digest, str(portfolio_path), threads=2)
     assert found.calibration == calibration.for_threads(2), found.reason
-    with initialise(portfolio, Slo(0.1), threads=2, calibration=found.calibration) as host:
+    with initialise(portfolio, Slo(0.1), build=make_engine(threads=2), calibration=found.calibration) as host:
         assert host.tick().variant in portfolio.names
 
 
