@@ -63,6 +63,11 @@ def expected(portfolio: Portfolio, variant: str, pixels: np.ndarray) -> np.ndarr
     return OnnxEngine(inflated.graph, inflated.tensors).run(portfolio.input_spec.normalise(pixels))
 
 
+def same(answer: np.ndarray, expected: np.ndarray) -> bool:
+    """But for rounding, which differs until an engine is optimised."""
+    return np.allclose(answer, expected, rtol=1e-4, atol=1e-4)
+
+
 def logits(answer: httpx.Response) -> np.ndarray:
     return np.array([p["logits"] for p in answer.json()["predictions"]], np.float32)
 
@@ -72,7 +77,7 @@ def test_an_answer_is_that_of_the_variant_it_names(client: Client, portfolio: Po
     assert answer.status_code == 200
     variant = answer.headers["X-Shifter-Variant"]
     assert variant == answer.json()["variant"] == client.get("/status").json()["active"]
-    assert np.array_equal(logits(answer), expected(portfolio, variant, PIXELS[:5]))
+    assert same(logits(answer), expected(portfolio, variant, PIXELS[:5]))
 
 
 def test_a_png_is_answered_as_its_pixels_are(client: Client, portfolio: Portfolio) -> None:
@@ -191,9 +196,9 @@ def test_a_full_queue_refuses_at_once_and_those_inside_are_answered(portfolio: P
         service = EdgeService(
             portfolio, Settings(portfolio="x.zip", policy="fixed", variant="1x", max_queue=3)
         )
-        name, engine = service._host._active
-        gate = Gate(engine)
-        service._host._active = (name, gate)
+        resident = service._host._resident
+        gate = Gate(resident.active.engine)
+        resident.active = resident.active._replace(engine=gate)
         transport = httpx.ASGITransport(create_app(service))
         async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
             body = encode(PIXELS[:2])
@@ -238,7 +243,7 @@ def test_every_answer_is_that_of_its_variant_while_switches_happen(portfolio: Po
                 for indices, answer in zip(chosen, await asyncio.gather(*requests), strict=True):
                     assert answer.status_code == 200
                     variant = answer.headers["X-Shifter-Variant"]
-                    assert np.array_equal(logits(answer), expected(portfolio, variant, PIXELS[list(indices)]))
+                    assert same(logits(answer), expected(portfolio, variant, PIXELS[list(indices)]))
                     seen.add(variant)
             state = service.status()
             assert sum(state["answered"].values()) == 96
@@ -271,8 +276,7 @@ def test_a_service_that_can_no_longer_decide_is_ill(portfolio: Portfolio) -> Non
             service._host.tick = broken  # type: ignore[method-assign]
             for _ in range(500):
                 await asyncio.sleep(0.01)
-                assert service._deciding is not None
-                if service._deciding.done():
+                if service._tasks[0].done():
                     break
             with pytest.raises(RuntimeError, match="a fault of ours"):
                 service.check()
@@ -301,11 +305,10 @@ import httpx
 from serve_app.app import create_app
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
-from serve_app.source import read_portfolio
 
 async def serve():
     settings = Settings(portfolio={str(portfolio_path)!r})
-    service = EdgeService(read_portfolio(settings.portfolio), settings)
+    service = EdgeService.open(settings)
     transport = httpx.ASGITransport(create_app(service))
     async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
         answer = await client.post("/predict", content={encode(PIXELS[:2])!r}, headers={JSON!r})
