@@ -1,0 +1,76 @@
+"""How long a variant takes for a request, as a distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shifter.errors import EngineError
+from shifter.values import Latency
+
+_QUANTILES = 1000
+
+
+class ServiceSamples:
+    """Measured times of one variant's calls, each as likely; what stands in for them if there are none.
+
+    Args:
+        seconds: at least one, all above zero. Kept in ascending order.
+
+    Raises:
+        EngineError: if one is not.
+    """
+
+    def __init__(self, seconds: Sequence[float] | NDArray[np.float64]) -> None:
+        self.seconds: NDArray[np.float64] = np.sort(np.asarray(seconds, np.float64))
+        if (
+            self.seconds.ndim != 1
+            or not self.seconds.size
+            or not 0 < self.seconds[0] <= self.seconds[-1] < 1e6
+        ):
+            raise EngineError(f"service times are one or more, each above 0 seconds: {seconds}")
+
+    @classmethod
+    def of_latency(cls, latency: Latency) -> Self:
+        """A logarithmic normal distribution with that median and that 99th percentile."""
+        sigma = math.log(latency.p99_ms / latency.p50_ms) / NormalDist().inv_cdf(0.99)
+        return cls._log_normal(latency.p50_ms / 1e3, sigma)
+
+    @classmethod
+    def of(cls, mean: float, deviation: float = 0.0) -> Self:
+        """A logarithmic normal distribution with that mean and standard deviation, in seconds."""
+        if not (0 < mean < math.inf and 0 <= deviation < math.inf):
+            raise EngineError(
+                f"a mean above 0 seconds and a deviation of 0 or more are wanted: {mean}, {deviation}"
+            )
+        sigma = math.sqrt(math.log1p((deviation / mean) ** 2))
+        made = cls._log_normal(mean * math.exp(-(sigma**2) / 2), sigma)
+        return cls(made.seconds * (mean / made.mean))
+
+    @classmethod
+    def _log_normal(cls, median: float, sigma: float) -> Self:
+        if sigma == 0:
+            return cls([median])
+        normal = NormalDist()
+        levels = ((place + 0.5) / _QUANTILES for place in range(_QUANTILES))
+        return cls([median * math.exp(sigma * normal.inv_cdf(level)) for level in levels])
+
+    @property
+    def mean(self) -> float:
+        """Seconds."""
+        return float(self.seconds.mean())
+
+    def plus(self, others: Sequence[ServiceSamples]) -> ServiceSamples:
+        """Of one call of each, one after another, quantile by quantile: a slow moment is slow for all."""
+        levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+        parts = [one.seconds[(levels * one.seconds.size).astype(int)] for one in (self, *others)]
+        return ServiceSamples(np.sum(parts, axis=0))
+
+    def nanoseconds(self, overhead: float = 0.0) -> NDArray[np.int64]:
+        """With ``overhead`` seconds added to each; whole, and at least one."""
+        return np.maximum(1, np.rint((self.seconds + overhead) * 1e9)).astype(np.int64)
