@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,14 @@ from shifter.errors import EngineError
 from shifter.values import Latency
 
 _QUANTILES = 1000
+
+
+_Any = TypeVar("_Any", bound=np.generic)
+
+
+def at_quantiles(ascending: NDArray[_Any], quantiles: NDArray[np.float64]) -> NDArray[_Any]:
+    """The elements at these quantiles, from 0 to below 1, of which each is as likely as any other."""
+    return ascending[(quantiles * ascending.size).astype(np.int64)]
 
 
 class ServiceSamples:
@@ -68,7 +76,7 @@ class ServiceSamples:
     def plus(self, others: Sequence[ServiceSamples]) -> ServiceSamples:
         """Of one call of each, one after another, quantile by quantile: a slow moment is slow for all."""
         levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-        parts = [one.seconds[(levels * one.seconds.size).astype(int)] for one in (self, *others)]
+        parts = [at_quantiles(one.seconds, levels) for one in (self, *others)]
         return ServiceSamples(np.sum(parts, axis=0))
 
     def nanoseconds(self, overhead: float = 0.0) -> NDArray[np.int64]:

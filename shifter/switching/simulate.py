@@ -23,9 +23,9 @@ from shifter.switching.figures import Figures, Timeline
 from shifter.switching.load import Observation, Service
 from shifter.switching.policies import Policy
 from shifter.switching.queueing import Queue
-from shifter.switching.samples import ServiceSamples
+from shifter.switching.samples import ServiceSamples, at_quantiles
 from shifter.switching.switcher import Switcher
-from shifter.switching.trace import SECOND, draw_arrivals, to_nanoseconds
+from shifter.switching.trace import SECOND, draw_requests, to_nanoseconds
 from shifter.values import Profile
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
@@ -99,7 +99,7 @@ def simulate(
         costs or SwitchCosts(),
         max_queue,
         to_nanoseconds(decide_every),
-        np.random.default_rng(seed),
+        seed,
     )
     run.to_the_end()
     return run.figures(to_nanoseconds(objective))
@@ -119,14 +119,13 @@ class _Run:
         costs: SwitchCosts,
         room: int,
         every: int,
-        random: np.random.Generator,
+        seed: int,
     ) -> None:
         self._profiles, self._switcher, self._costs, self._every = profiles, switcher, costs, every
         self._names = list(profiles)
         self._seconds = trace.size
         self._end = trace.size * SECOND
-        arrivals = draw_arrivals(trace, random)
-        self._draws = random.random(arrivals.size)
+        arrivals, self._quantiles = draw_requests(trace, seed)
         self._queue = Queue(arrivals, servers, room)
         self._takes = {name: services[name].nanoseconds(overhead) for name in profiles}
         # One object for each service time there is: making one for each request would take longest.
@@ -220,8 +219,8 @@ class _Run:
     def _serve(self, until: int) -> NDArray[np.int64]:
         """Tries all up to ``until`` with the variant that is active now."""
         requests = self._queue.candidates(until)
-        takes = self._takes[self._active]
-        return self._queue.serve(requests, takes[(self._draws[requests] * takes.size).astype(np.int64)])
+        takes = at_quantiles(self._takes[self._active], self._quantiles[requests])
+        return self._queue.serve(requests, takes)
 
     def _keep(self, until: int) -> None:
         begun = self._queue.keep(until)
@@ -237,8 +236,7 @@ class _Run:
         told = np.empty(requests.size, object)
         for index in np.unique(by).tolist():
             mine = by == index
-            known = self._services[self._names[index]]
-            told[mine] = known[(self._draws[requests[mine]] * known.size).astype(np.int64)]
+            told[mine] = at_quantiles(self._services[self._names[index]], self._quantiles[requests[mine]])
         services: list[Service] = told.tolist()
         return services
 

@@ -91,12 +91,14 @@ def to_nanoseconds(seconds: float) -> int:
     return round(seconds * SECOND)
 
 
-def draw_arrivals(trace: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """When requests arrive, in nanoseconds from the start of the trace, ascending.
+def draw_requests(trace: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(when requests arrive, which quantile of its service time each takes).
 
-    Within its second each comes at any moment, as in a Poisson process of which the count is known.
+    Arrivals are nanoseconds from the start of the trace, ascending. Within its second each comes
+    at any moment, as in a Poisson process of which the count is known.
     """
+    random = np.random.default_rng(seed)
     second = np.repeat(np.arange(trace.size, dtype=np.int64), trace)
     drawn = second * SECOND + random.integers(0, SECOND, second.size)
     drawn.sort()
-    return drawn
+    return drawn, random.random(drawn.size)
