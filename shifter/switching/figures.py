@@ -42,7 +42,7 @@ class Figures:
         slo_attainment: answers in time, over all requests.
         time_share: of each variant, how much of the trace's time it was the one serving.
         switches_per_minute: over the trace's time.
-        latency_p50, latency_p99: seconds from arrival to answer, of those answered.
+        latency_mean, latency_p50, latency_p99: seconds from arrival to answer, of those answered.
     """
 
     requests: int
@@ -53,6 +53,7 @@ class Figures:
     time_share: Mapping[str, float]
     switches: int
     switches_per_minute: float
+    latency_mean: float
     latency_p50: float
     latency_p99: float
     timeline: Timeline = field(repr=False, compare=False)

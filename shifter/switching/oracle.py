@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shifter.switching.samples import ServiceSamples, at_quantiles
-from shifter.switching.trace import SECOND, draw_requests, to_nanoseconds
+from shifter.errors import EngineError
+from shifter.switching.samples import ServiceSamples, at_quantiles, of_profiles
+from shifter.switching.trace import SECOND, draw_requests, to_nanoseconds, whole
 from shifter.values import Profile
 
 _STEPS = 2000  # of which the objective is divided
@@ -41,9 +42,16 @@ def oracle(
 
     Returns:
         One number of right answers for each block that has begun.
+
+    Raises:
+        EngineError, DataError: as `simulate` does.
     """
-    counts = np.asarray(trace, np.int64)
-    times = services or {name: ServiceSamples.of_latency(one.latency) for name, one in profiles.items()}
+    if not (objective > 0 and (hold is None or hold > 0) and (block is None or block >= 1) and servers >= 1):
+        raise EngineError(
+            "the objective and hold are above 0 seconds, block and servers at least 1: "
+            f"{objective}, {hold}, {block}, {servers}"
+        )
+    counts, times = whole(trace), of_profiles(profiles, services)
     arrivals, quantiles = draw_requests(counts, seed)
     takes = np.stack([at_quantiles(times[name].nanoseconds(overhead), quantiles) for name in profiles], 1)
     accuracy = [profile.test_accuracy for profile in profiles.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Self, TypeVar
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shifter.errors import EngineError
-from shifter.values import Latency
+from shifter.values import Latency, Profile
 
 _QUANTILES = 1000
 
@@ -82,3 +82,19 @@ class ServiceSamples:
     def nanoseconds(self, overhead: float = 0.0) -> NDArray[np.int64]:
         """With ``overhead`` seconds added to each; whole, and at least one."""
         return np.maximum(1, np.rint((self.seconds + overhead) * 1e9)).astype(np.int64)
+
+
+def of_profiles(
+    profiles: Mapping[str, Profile], measured: Mapping[str, ServiceSamples] | None
+) -> Mapping[str, ServiceSamples]:
+    """What was measured of each variant; without, what the latencies of the profiles say.
+
+    Raises:
+        EngineError: if a variant was not measured, others being so.
+    """
+    if measured is None:
+        return {name: ServiceSamples.of_latency(profile.latency) for name, profile in profiles.items()}
+    missing = [name for name in profiles if name not in measured]
+    if missing:
+        raise EngineError(f"no service times are given for {', '.join(missing)}; give all of them, or none")
+    return measured

@@ -23,9 +23,9 @@ from shifter.switching.figures import Figures, Timeline
 from shifter.switching.load import Observation, Service
 from shifter.switching.policies import Policy
 from shifter.switching.queueing import Queue
-from shifter.switching.samples import ServiceSamples, at_quantiles
+from shifter.switching.samples import ServiceSamples, at_quantiles, of_profiles
 from shifter.switching.switcher import Switcher
-from shifter.switching.trace import SECOND, draw_requests, to_nanoseconds
+from shifter.switching.trace import SECOND, draw_requests, to_nanoseconds, whole
 from shifter.values import Profile
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
@@ -44,6 +44,11 @@ class SwitchCosts:
     cold: float | Mapping[str, float] = 0.05
     ahead: float = 0.001
     ahead_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        each = [*(self.cold.values() if isinstance(self.cold, Mapping) else [self.cold]), self.ahead]
+        if not all(0 <= one < math.inf for one in each) or self.ahead_bytes < 0:
+            raise EngineError(f"what a switch costs is 0 seconds or more, ahead_bytes at least 0: {self}")
 
     def of(self, name: str) -> float:
         return self.cold if isinstance(self.cold, int | float) else self.cold[name]
@@ -81,7 +86,8 @@ def simulate(
             on the same requests.
 
     Raises:
-        EngineError: if a setting is out of range.
+        EngineError: if a setting is out of range, or a variant has no service times.
+        DataError: if the trace holds anything but whole numbers, 0 or more.
     """
     if not (objective > 0 and overhead >= 0 and max_queue >= 1 and decide_every > 0):
         raise EngineError(
@@ -91,10 +97,10 @@ def simulate(
     switcher = Switcher(profiles, policy, dwell=dwell, servers=servers)
     run = _Run(
         dict(profiles),
-        np.asarray(trace, np.int64),
+        whole(trace),
         switcher,
         servers,
-        services or {name: ServiceSamples.of_latency(profile.latency) for name, profile in profiles.items()},
+        of_profiles(profiles, services),
         overhead,
         costs or SwitchCosts(),
         max_queue,
@@ -286,6 +292,7 @@ class _Run:
             time_share=share,
             switches=switches,
             switches_per_minute=switches / (self._seconds / 60) if self._seconds else 0.0,
+            latency_mean=float(latency.mean() / SECOND) if latency.size else math.nan,
             latency_p50=float(p50),
             latency_p99=float(p99),
             timeline=timeline,

@@ -63,6 +63,22 @@ def _parse(path: Path, lines: Sequence[str]) -> NDArray[np.int64]:
     return trace
 
 
+def whole(trace: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Requests per second as an array.
+
+    Raises:
+        DataError: naming the second, if one is no whole number of at least 0.
+    """
+    given = np.asarray(trace, np.float64)
+    bad = np.flatnonzero(~((given >= 0) & (given <= _MOST_REQUESTS) & (given == np.floor(given))))
+    if given.ndim != 1 or bad.size:
+        where = f"second {bad[0]}: {given.flat[bad[0]]:g}" if bad.size else f"shape {given.shape}"
+        raise DataError(
+            f"a trace is requests per second, whole numbers of at most {_MOST_REQUESTS}; it has {where}"
+        )
+    return given.astype(np.int64)
+
+
 def scale_to_peak(
     trace: NDArray[np.int64], peak: float, *, quantile: float = 1.0, seed: int = 0
 ) -> NDArray[np.int64]:
