@@ -95,7 +95,7 @@ class Queue:
         finish: Times = done + np.maximum.accumulate(start - (done - seconds)) if done.size else done
         before = np.arange(arrivals.size)
         inside = before - np.searchsorted(finish, arrivals, "right") + (self._free[0] > arrivals)
-        inside[: self._waiting.size] = 0  # they are inside already
+        # Those that wait from the block before are let in again: no more are inside than when they came.
         over = np.flatnonzero(inside >= self._room)
         return finish, int(over[0]) if over.size else arrivals.size
 
@@ -115,13 +115,12 @@ class Queue:
         if first:  # one server only
             free = [int(finish[first - 1])]
         heapq.heapify(inside)
-        waiting = self._waiting.size
         for index, (arrival, takes) in enumerate(
             zip(arrivals[first:].tolist(), seconds[first:].tolist(), strict=True), first
         ):
             while inside and inside[0] <= arrival:
                 heapq.heappop(inside)
-            if index >= waiting and len(inside) >= self._room:
+            if len(inside) >= self._room:
                 admitted[index] = False
                 continue
             begin[index] = start = max(arrival, free[0])
