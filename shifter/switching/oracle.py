@@ -112,7 +112,10 @@ def _before(
     in which the next request arrives (``after``), or, if j is 0, when it arrives. ``here`` is the
     step of this one, and ``alone`` its service time.
     """
-    best = _moved(values, here - after)  # it is refused
+    best = np.empty_like(values)  # it is refused
+    passed = min(after - here, values.size)
+    best[:passed] = values[0]
+    best[passed:] = values[: values.size - passed]
     if alone <= objective:
         busy = alone // servers
         # The server is free at the arrival …
@@ -120,19 +123,10 @@ def _before(
         best[0] = max(best[0], gain + values[done])
         # … or at a later step, from which it still ends in time.
         stop = (arrival + objective - busy) // step - here + 1
-        if stop > 1:
-            found = _moved(values, here + busy // step - after)[1:stop] + gain
-            np.maximum(best[1:stop], found, out=best[1:stop])
+        by = here + busy // step - after
+        idle = min(max(1, 1 - by), stop)  # before, it is free again when the next arrives
+        if idle > 1:
+            np.maximum(best[1:idle], gain + values[0], out=best[1:idle])
+        if stop > idle:
+            np.maximum(best[idle:stop], values[idle + by : stop + by] + gain, out=best[idle:stop])
     return best
-
-
-def _moved(values: NDArray[np.float64], by: int) -> NDArray[np.float64]:
-    """``values[max(0, j + by)]`` for every j; nothing where that is past the end."""
-    size = values.size
-    moved = np.zeros(size)
-    if by >= 0:
-        moved[: max(0, size - by)] = values[by:]
-    else:
-        moved[:-by] = values[0]
-        moved[-by:] = values[: max(0, size + by)]
-    return moved
