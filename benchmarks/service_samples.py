@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from shifter.portfolio import Portfolio
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.samples import ServiceSamples
-from shifter.values import Exactness, Latency, Profile
+from shifter.values import Exactness, Latency, Profile, Variant
 
 _WARM_UP = 10
 # Milliseconds, accuracy: what is assumed where no portfolio is at hand.
 STATED = ((1.0, 0.80), (2.0, 0.85), (4.0, 0.89), (8.0, 0.92), (16.0, 0.94))
+
+
+class Engine(Protocol):
+    """What runs a variant."""
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits of a batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,25 @@ class Measured:
     cold: Mapping[str, float]
 
 
-def measure(portfolio: Portfolio, calls: int = 400, switches: int = 5) -> Measured:
-    """All variants in turns, one thread each call, in this process."""
+def on_one_core(variant: Variant) -> Engine:
+    """As a service has it."""
+    return OnnxEngine(variant.graph, variant.tensors)
+
+
+def measure(
+    portfolio: Portfolio,
+    build: Callable[[Variant], Engine] = on_one_core,
+    calls: int = 400,
+    switches: int = 5,
+) -> Measured:
+    """All variants in turns, in this process."""
     image = np.random.default_rng(0).random((1, *portfolio.input_spec.shape)).astype(np.float32)
-    engines: dict[str, OnnxEngine] = {}
+    engines: dict[str, Engine] = {}
     cold: dict[str, list[float]] = {name: [] for name in portfolio.profiles}
     for _ in range(switches):
         for name in portfolio.profiles:
             began = time.perf_counter()
-            variant = portfolio.inflate(name)
-            engine = OnnxEngine(variant.graph, variant.tensors)
+            engine = build(portfolio.inflate(name))
             for _ in range(2):  # as `Host` warms up
                 engine.run(image)
             cold[name].append(time.perf_counter() - began)
@@ -59,7 +77,7 @@ def measure(portfolio: Portfolio, calls: int = 400, switches: int = 5) -> Measur
     )
 
 
-def _timed(engine: OnnxEngine, image: np.ndarray) -> float:
+def _timed(engine: Engine, image: np.ndarray) -> float:
     began = time.perf_counter()
     engine.run(image)
     return time.perf_counter() - began

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -16,12 +16,14 @@ import typer
 from benchmarks.comparison import Figure, Row
 from benchmarks.service_samples import measure
 from shifter.portfolio import Portfolio
+from shifter.switching.engine import OnnxEngine
 from shifter.switching.figures import Figures
 from shifter.switching.host import Answer, Host
-from shifter.switching.initialise import initialise
 from shifter.switching.samples import ServiceSamples
 from shifter.switching.simulate import SwitchCosts, simulate
+from shifter.switching.switcher import Switcher
 from shifter.switching.trace import SECOND, draw_requests, read_trace, scale_to_peak
+from shifter.values import Latency, Profile, Variant
 
 MAX_QUEUE, DECIDE_EVERY = 64, 0.1  # the service's defaults
 _WARM_UP = 300
@@ -93,9 +95,22 @@ def serve(host: Host, due: list[float], image: np.ndarray) -> Served:
     return served
 
 
-def overhead(portfolio: Portfolio, image: np.ndarray, policy: Any) -> float:
+class Stretched:
+    """An engine that sleeps until it has taken so many seconds: what a larger network would look like."""
+
+    def __init__(self, engine: OnnxEngine, seconds: float) -> None:
+        self._engine, self._seconds = engine, seconds
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        until = time.perf_counter() + self._seconds
+        logits = self._engine.run(images)
+        time.sleep(max(0.0, until - time.perf_counter()))
+        return logits
+
+
+def overhead(make_host: Callable[[], Host], image: np.ndarray) -> float:
     """Seconds of a server's time that a request costs besides the engine's: queued one behind another."""
-    with initialise(portfolio, policy) as host:
+    with make_host() as host:
         for count in (_WARM_UP, _WARM_UP):
             began = time.perf_counter()
             futures = []
@@ -116,6 +131,9 @@ def validate(
     ] = None,
     start: Annotated[int, typer.Option(help="The first second of the trace that is served.")] = 0,
     seconds: Annotated[int, typer.Option(help="How many are.")] = 60,
+    stretch: Annotated[
+        float, typer.Option(help="Above 1, each call sleeps until it has taken so many times its time.")
+    ] = 1.0,
     runs: Annotated[int, typer.Option(help="With other arrivals each.")] = 3,
     out: Annotated[Path, typer.Option(help="Rows are added to this file, as JSON lines.")] = Path(
         "benchmarks/results/switching.jsonl"
@@ -125,20 +143,32 @@ def validate(
     from benchmarks.switching_trace import OVERLOAD, finish, the_policy
 
     portfolio = Portfolio.open(package.read_bytes())
-    measured = measure(portfolio)
-    profiles = dict(portfolio.profiles)
+    plain = {name: samples.mean for name, samples in measure(portfolio).hot.items()}
+
+    def build(variant: Variant) -> OnnxEngine | Stretched:
+        engine = OnnxEngine(variant.graph, variant.tensors)
+        return engine if stretch <= 1 else Stretched(engine, stretch * plain[variant.name])
+
+    measured = measure(portfolio, build)
+    profiles = {
+        name: _taking(profile, measured.hot[name].mean) for name, profile in portfolio.profiles.items()
+    }
+
+    def make_host() -> Host:
+        return Host(portfolio, Switcher(profiles, the_policy(name, objective)), build)
+
     mean = measured.hot[list(profiles)[-1]].mean
     objective = objective_ms / 1e3 if objective_ms else 10 * mean
     part = read_trace(trace)[start : start + seconds]
     requests = scale_to_peak(part, OVERLOAD / mean)
     image = np.zeros((1, *portfolio.input_spec.shape), np.float32)
-    beside = overhead(portfolio, image, the_policy(name, objective))
+    beside = overhead(make_host, image)
 
     figures: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
     for seed in range(runs):
         due, _ = draw_requests(requests, seed)
-        with initialise(portfolio, the_policy(name, objective)) as host:
+        with make_host() as host:
             served = serve(host, (due / SECOND).tolist(), image)
         answered = np.array(served.latency)[~np.isnan(served.latency)]
         real = {
@@ -180,15 +210,25 @@ def validate(
         print(f"{what}: {figure}", flush=True)
     notes = {
         "trace": trace.name,
+        "portfolio": portfolio.digest,
         "seconds": f"{start} to {start + part.size}",
         "requests": int(requests.sum()),
         "policy": name,
         "objective, ms": 1e3 * objective,
         "overhead, ms": 1e3 * beside,
+        "stretch": stretch,
     }
     for what, values in ratios.items():
-        row = Row(f"simulated / real latency, {what}, {package.stem}", Figure.of(values), "", shown, notes)
+        row = Row(f"simulated / real latency, {what}, {portfolio.model}", Figure.of(values), "", shown, notes)
         finish(row, out)
+
+
+def _taking(profile: Profile, seconds: float) -> Profile:
+    """So that the switcher begins with what is true here."""
+    one = 1e3 * seconds
+    each = Latency(one, one, one, one, 1)
+    many = Latency(*[profile.batch_images * one] * 4, 1)
+    return replace(profile, latency=each, batch_latency=many)
 
 
 def _seen(served: Served, name: str) -> ServiceSamples | None:

@@ -70,12 +70,12 @@ def the_policy(name: str, objective: float) -> Policy:
     return policy
 
 
-def subject(package: Path | None) -> tuple[dict[str, Profile], Measured]:
-    """Profiles and service times: of a package, measured here; or stated."""
+def subject(package: Path | None) -> tuple[str, dict[str, Profile], Measured]:
+    """Name, profiles and service times: of a package, measured here; or stated."""
     if package is None:
-        return stated()
+        return "stated portfolio", *stated()
     portfolio = Portfolio.open(package.read_bytes())
-    return dict(portfolio.profiles), measure(portfolio)
+    return portfolio.model, dict(portfolio.profiles), measure(portfolio)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def policies(
     out: Out = RESULTS,
 ) -> None:
     """Effective accuracy (E) of policies, of every fixed variant, of ensembles and of oracles."""
-    profiles, measured = subject(package)
+    called, profiles, measured = subject(package)
     largest = list(profiles)[-1]
     objective = objective_ms / 1e3 if objective_ms else 10 * measured.hot[largest].mean
     wanted = {name: the_policy(name, objective) for name in names.split(",")}
@@ -121,7 +121,7 @@ def policies(
     blocks = setting.requests_in_blocks
     notes = setting.notes() | {
         "trace": trace.name,
-        "portfolio": package.name if package else "stated",
+        "portfolio": package.stem if package else called,
         "peak quantile": peak_quantile,
         "strategies": {name: _told(one) for name, one in strategies.items() if one.figures},
     }
@@ -131,7 +131,7 @@ def policies(
     for name, figure in shown.items():
         print(f"{name}: {figure}", flush=True)
     rights = {name: one.right for name, one in strategies.items()}
-    what = f"{trace.stem}, {package.stem if package else 'stated portfolio'}"
+    what = f"{trace.stem}, {called}"
     # That of the whole trace, also where blocks are resampled.
     steady = max((rights[name] for name in fixed), key=lambda right: float(right.sum()))
     for best, target in (("oracle", ">= 0.8"), ("bound", "")):
