@@ -116,6 +116,7 @@ def policies(
     found["ensemble"] = setting.serve(Fixed(NAME), times, profiles=one, costs=free)
     found["oracle"] = setting.foresee(hold=1.0)
     found["bound"] = setting.foresee(hold=None)
+    found["oracle every 10 s"] = setting.foresee(hold=10.0)  # switches six times a minute at most
 
     strategies = {**found, **fixed}
     blocks = setting.requests_in_blocks
@@ -134,7 +135,7 @@ def policies(
     what = f"{trace.stem}, {called}"
     # That of the whole trace, also where blocks are resampled.
     steady = max((rights[name] for name in fixed), key=lambda right: float(right.sum()))
-    for best, target in (("oracle", ">= 0.8"), ("bound", "")):
+    for best, target in (("oracle", ">= 0.8"), ("bound", ""), ("oracle every 10 s", "")):
         share = _recovered(rights[judged], steady, rights[best], blocks)
         name = f"share of E({best}) − E(best fixed) that {judged} recovers, {what}"
         finish(Row(name, _figure(share, blocks.size), target, shown, notes), out)
