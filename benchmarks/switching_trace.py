@@ -54,7 +54,7 @@ def finish(row: Row, out: Path) -> None:
     """Prints and saves it; where files lie is no part of what was measured."""
     print(row, flush=True)
     words = [
-        Path(word).name if before in ("--trace", "--portfolio") else word
+        Path(word).name if before in ("--trace", "--portfolio", "--out") else word
         for before, word in pairwise(["", *sys.argv[1:]])
     ]
     save(row, out, " ".join(["python", "-m", "benchmarks.switching_trace", *words]))
