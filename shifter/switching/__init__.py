@@ -1,1 +1,3 @@
-"""Phase 3: engines, the initialiser (module 8) and the switcher (module 9). No torch, no Ray."""
+"""Phase 3: engines, the initialiser (module 8), the switcher (module 9), a simulator. No torch, no Ray."""
+
+from shifter.switching.simulate import simulate as simulate

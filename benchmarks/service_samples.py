@@ -1,0 +1,110 @@
+"""What a portfolio's variants take on this machine: for one image, and to be switched to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from shifter.portfolio import Portfolio
+from shifter.switching.engine import OnnxEngine
+from shifter.switching.samples import ServiceSamples
+from shifter.values import Exactness, Latency, Profile, Variant
+
+_WARM_UP = 10
+# Milliseconds, accuracy: what is assumed where no portfolio is at hand.
+STATED = ((1.0, 0.80), (2.0, 0.85), (4.0, 0.89), (8.0, 0.92), (16.0, 0.94))
+
+
+class Engine(Protocol):
+    """What runs a variant."""
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits of a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of each variant: service times, hot and when the call before was another's; seconds to switch to it."""
+
+    hot: Mapping[str, ServiceSamples]
+    alternating: Mapping[str, ServiceSamples]
+    cold: Mapping[str, float]
+
+
+def on_one_core(variant: Variant) -> Engine:
+    """As a service has it."""
+    return OnnxEngine(variant.graph, variant.tensors)
+
+
+def measure(
+    portfolio: Portfolio,
+    build: Callable[[Variant], Engine] = on_one_core,
+    calls: int = 400,
+    switches: int = 5,
+) -> Measured:
+    """All variants in turns, in this process."""
+    image = np.random.default_rng(0).random((1, *portfolio.input_spec.shape)).astype(np.float32)
+    engines: dict[str, Engine] = {}
+    cold: dict[str, list[float]] = {name: [] for name in portfolio.profiles}
+    for _ in range(switches):
+        for name in portfolio.profiles:
+            began = time.perf_counter()
+            engine = build(portfolio.inflate(name))
+            for _ in range(2):  # as `Host` warms up
+                engine.run(image)
+            cold[name].append(time.perf_counter() - began)
+            engines[name] = engine
+    alternating: dict[str, list[float]] = {name: [] for name in engines}
+    hot: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(calls):
+        for name, engine in engines.items():
+            alternating[name].append(_timed(engine, image))
+    parts = 4  # so that what slows the machine for a while slows all
+    for _ in range(parts):
+        for name, engine in engines.items():
+            for _ in range(_WARM_UP):
+                engine.run(image)
+            hot[name] += [_timed(engine, image) for _ in range(calls // parts)]
+    return Measured(
+        {name: ServiceSamples(times) for name, times in hot.items()},
+        {name: ServiceSamples(times) for name, times in alternating.items()},
+        {name: float(np.median(times)) for name, times in cold.items()},
+    )
+
+
+def _timed(engine: Engine, image: np.ndarray) -> float:
+    began = time.perf_counter()
+    engine.run(image)
+    return time.perf_counter() - began
+
+
+def stated() -> tuple[dict[str, Profile], Measured]:
+    """Five variants that nobody measured: `STATED`, no spread, 50 ms to switch to one that is cold."""
+
+    def profile(milliseconds: float, accuracy: float) -> Profile:
+        one = Latency(milliseconds, milliseconds, milliseconds, milliseconds, 1)
+        return Profile(
+            round=0,
+            ratio=1.0,
+            dense_parameters=1,
+            nonzero_parameters=1,
+            structural_parameters=1,
+            tensor_bytes=4,
+            memory_bytes=1 << 20,
+            validation_accuracy=accuracy,
+            test_accuracy=accuracy,
+            latency=one,
+            batch_images=1,
+            batch_latency=one,
+            dense_latency=one,
+            exactness=Exactness(0.0, 0.0, 0.0, 1),
+        )
+
+    profiles = {f"{milliseconds:g}ms": profile(milliseconds, accuracy) for milliseconds, accuracy in STATED}
+    times = {name: ServiceSamples([one.latency.p50_ms / 1e3]) for name, one in profiles.items()}
+    return profiles, Measured(times, times, dict.fromkeys(profiles, 0.05))
