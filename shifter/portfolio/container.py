@@ -48,8 +48,9 @@ class Entry:
             )
 
     @classmethod
-    def pack(cls, name: str, content: bytes) -> Entry:
-        return cls(name, deflate(content), len(content), zlib.crc32(content))
+    def pack(cls, name: str, content: bytes, noise: int = 0) -> Entry:
+        """Deflates ``content``, whose first ``noise`` bytes are noise (`shifter.portfolio.deflating`)."""
+        return cls(name, deflate(content, noise), len(content), zlib.crc32(content))
 
     def local_header(self) -> bytes:
         return _LOCAL.pack(b"PK\3\4", _VERSION, *self._common(), 0) + self.name.encode()
