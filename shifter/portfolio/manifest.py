@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections import Counter
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from shifter.errors import PackageError
 from shifter.portfolio.coding import VERSION_1, WRITTEN, Coding, DType, check_length
@@ -34,6 +35,7 @@ VERSION: Final = 2
 
 # What no network comes near, and no hostile number gets past: what is made of them stays in bounds.
 _MOST_AXES, _MOST_ELEMENTS, _MOST_PIXELS = 32, 2**40, 2**28
+_MOST_FIELDS, _MOST_ITEMS, _MOST_OBJECTS = 2**8, 2**15, 2**13
 
 _Size = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -56,7 +58,7 @@ class TensorRecord(EntryRecord):
 
     name: Annotated[str, Field(min_length=1)]
     dtype: DType
-    shape: Annotated[tuple[_Size, ...], Field(max_length=_MOST_AXES)]
+    shape: Annotated[tuple[_Size, ...], Field(max_length=_MOST_AXES), FailFast()]
     coding: Coding
     values: _Size | None = None
     """Elements that are stored; None in version 1."""
@@ -81,7 +83,7 @@ class VariantRecord(_Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     profile: Profile
     graph: EntryRecord
-    tensors: tuple[TensorRecord, ...]
+    tensors: Annotated[tuple[TensorRecord, ...], FailFast()]
 
     @property
     def entries(self) -> tuple[EntryRecord, ...]:
@@ -111,7 +113,7 @@ class Manifest(_Record):
     model: Annotated[str, Field(min_length=1)]
     provenance: dict[str, str]
     input: InputSpec
-    variants: Annotated[tuple[VariantRecord, ...], Field(min_length=1)]
+    variants: Annotated[tuple[VariantRecord, ...], Field(min_length=1), FailFast()]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -155,29 +157,39 @@ class Manifest(_Record):
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise PackageError(f"manifest.json does not describe a portfolio: its 'format' is not {FORMAT!r}")
         version = header.get("version")
+        has = f"the package has format version {reprlib.repr(version)}"
         if type(version) is not int or version < 1:
-            raise PackageError(
-                f"the package has format version {version!r}; this release reads 1 to {VERSION}"
-            )
+            raise PackageError(f"{has}; this release reads 1 to {VERSION}")
         if version > VERSION:
             raise PackageError(
-                f"the package has format version {version}, and this release reads up to {VERSION}: "
+                f"{has}, and this release reads up to {VERSION}: "
                 "update shifter here, or generate the package with the release that is here"
             )
         try:
             return cls.model_validate_json(bytes(text))
         except ValidationError as problem:
             first = problem.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "manifest"
+            place = ".".join(map(str, first["loc"]))[:200].encode("unicode_escape").decode() or "manifest"
             raise PackageError(f"manifest.json, {place}: {first['msg']}") from problem
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers may each take another one of two keys of one name."""
+    """Two readers may each take another one of two keys of one name.
+
+    Nor are there so many items in one place that complaints of each, which take a few hundred bytes,
+    fill memory; an object can lack several fields.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise PackageError(f"it has {repeated!r} twice")
+        raise PackageError(f"it has {reprlib.repr(repeated)} twice")
+    for items in found.values():
+        if isinstance(items, list) and len(items) > _MOST_OBJECTS:
+            objects = sum(isinstance(item, dict) for item in items)
+            if len(items) > _MOST_ITEMS or objects > _MOST_OBJECTS:
+                raise PackageError(f"{len(items)} items in one place are more than a manifest may have")
+    if len(found) > _MOST_FIELDS:
+        raise PackageError(f"{len(found)} fields in one place are more than a manifest may have")
     return found
 
 

@@ -30,9 +30,9 @@ from shifter.portfolio.manifest import EntryRecord, Manifest, TensorRecord, Vari
 from shifter.values import InputSpec, Profile, Variant
 
 MANIFEST = "manifest.json"
-# A manifest's size is bounded by that of the package, in which an entry takes a hundred bytes or more:
-# once parsed, a manifest is some thirty times as large.
-_SMALL_MANIFEST, _MANIFEST_PER_ENTRY = 1 << 20, 4 << 10
+# A manifest has as much to say as there are entries, each of which takes a hundred bytes of the package or
+# more. Parsed, and refused with a complaint of each of its parts, it takes up to 200 times its length.
+_SMALL_MANIFEST, _MANIFEST_PER_ENTRY = 256 << 10, 2 << 10
 # Below this many deflated bytes, a thread saves little more than starting it takes.
 _WORTH_THREADS = 1 << 19
 # Sizes at DEFLATE's fastest level tell which codings are worth comparing at its strongest.
@@ -134,6 +134,8 @@ class Portfolio:
 
     def inflate(self, name: str) -> Variant:
         """Inflates one variant, large ones on all cores; the first time, checks every digest.
+
+        Its tensors share one piece of memory, which stays as long as any of them.
 
         Raises:
             KeyError: if there is no such variant.

@@ -2,7 +2,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import random
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -127,38 +126,6 @@ def test_every_truncation_is_refused(package: bytes) -> None:
     for length in {*range(0, len(package), 97), len(package) - 1}:
         with pytest.raises(PackageError):
             Portfolio.open(package[:length]).verify()
-
-
-def test_no_mutation_is_accepted_unless_the_content_is_identical(
-    package: bytes, variants: list[Variant]
-) -> None:
-    chance = random.Random(7)
-    refused = 0
-    for _ in range(600):
-        damaged = bytearray(package)
-        kind = chance.randrange(5)
-        at = chance.randrange(len(damaged))
-        length = chance.randrange(1, 40)
-        if kind == 0:
-            damaged[at] ^= 1 << chance.randrange(8)
-        elif kind == 1:
-            damaged[at] = chance.randrange(256)
-        elif kind == 2:
-            del damaged[at : at + length]
-        elif kind == 3:
-            damaged[at:at] = chance.randbytes(length)
-        else:
-            source = chance.randrange(len(damaged))
-            damaged[at : at + length] = damaged[source : source + length]
-        try:
-            portfolio = Portfolio.open(bytes(damaged))
-            portfolio.verify()
-        except PackageError:
-            refused += 1
-        else:
-            assert portfolio.names == ("64x", "4x", "1x")
-            assert all(same(portfolio.inflate(variant.name), variant) for variant in variants)
-    assert refused > 500
 
 
 def _tensor(manifest: dict[str, Any], index: int = 1) -> dict[str, Any]:
