@@ -24,6 +24,7 @@ Format version 1 had ``dense`` and ``sparse``, which are read, never written: as
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -99,23 +100,27 @@ def decode(
     check_length(len(coded), coding, dtype, shape, values)
     stored = np.frombuffer(coded, np.uint8)
     size, little = math.prod(shape), np.dtype(dtype).newbyteorder("<")
+    where = stored[:0]
+    if coding == "sparse":
+        where, stored = np.split(stored, [(size + 7) // 8])
+    elif coding in ("gaps", "mask"):
+        assert values is not None
+        stored, where = np.split(stored, [values * little.itemsize])
+    planes = stored.reshape(little.itemsize, -1)
+    rotated = coding in WRITTEN and dtype in _EXPONENT_BYTES
     if zeros is None:
         zeros = np.zeros(size * little.itemsize, np.uint8)
     # Of bit patterns: numpy scatters whole numbers faster.
     patterns = zeros.view(_bit_pattern(little))
     if coding in ("whole", "dense"):
-        _ungroup(stored, little, coding == "whole", into=patterns)
+        for start in range(0, size, positions.AT_A_TIME):
+            some = slice(start, start + positions.AT_A_TIME)
+            _ungroup(planes[:, some], rotated, into=patterns[some])
     else:
-        if coding == "sparse":
-            where, planes = np.split(stored, [(size + 7) // 8])
-        else:
-            assert values is not None
-            planes, where = np.split(stored, [values * little.itemsize])
         read = positions.from_gaps if coding == "gaps" else positions.from_mask
-        at = read(where, planes.size // little.itemsize, size)
-        found = np.empty(at.size, patterns.dtype)
-        _ungroup(planes, little, coding != "sparse", into=found)
-        patterns[at] = found
+        _scatter(planes, rotated, read(where, size), into=patterns)
+    if dtype == "bool" and patterns.max(initial=0) > 1:
+        raise PackageError(f"a truth value is 0 or 1, not {patterns.max()}")
     return patterns.view(little).astype(dtype, copy=False).reshape(shape)
 
 
@@ -156,17 +161,34 @@ def _bit_pattern(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"<u{dtype.itemsize}")
 
 
-def _ungroup(stored: NDArray[np.uint8], dtype: np.dtype[Any], rotated: bool, into: NDArray[Any]) -> None:
-    """Writes the bit patterns of the values whose bytes are grouped in ``stored``."""
-    planes = stored.reshape(dtype.itemsize, -1)
-    eight, one, others = (into.dtype.type(count) for count in (8, 1, 8 * dtype.itemsize - 1))
+def _scatter(
+    planes: NDArray[np.uint8], rotated: bool, places: Iterable[NDArray[np.intp]], into: NDArray[Any]
+) -> None:
+    """Writes values to their places.
+
+    Raises:
+        PackageError: if there are more places than values, or fewer.
+    """
+    values, done = planes.shape[1], 0
+    room = np.empty(min(values, positions.AT_A_TIME), into.dtype)
+    for at in places:
+        if done + at.size > values:
+            raise PackageError(f"{values} values are stored, and positions of more")
+        _ungroup(planes[:, done : done + at.size], rotated, into=room[: at.size])
+        into[at] = room[: at.size]
+        done += at.size
+    if done < values:
+        raise PackageError(f"{values} values are stored, and positions of {done}")
+
+
+def _ungroup(planes: NDArray[np.uint8], rotated: bool, into: NDArray[Any]) -> None:
+    """Writes the bit patterns of values whose bytes are ``planes``, the lowest first."""
+    eight, one, others = (into.dtype.type(count) for count in (8, 1, 8 * into.itemsize - 1))
     into[:] = planes[-1]
     for plane in planes[-2::-1]:
         into <<= eight
         into |= plane
-    if rotated and dtype.name in _EXPONENT_BYTES:
+    if rotated:
         rest = into >> one
         into <<= others
         into |= rest
-    if dtype == np.bool_ and into.max(initial=0) > 1:
-        raise PackageError(f"a truth value is 0 or 1, not {into.max()}")

@@ -156,7 +156,7 @@ class Portfolio:
                 room = memory[starts[index] : starts[index] + tensor.tensor_bytes]
                 arrays[tensor.name] = self._tensor(tensor, check, room)
 
-        others = cores() - 1
+        others = _cores() - 1
         if others and record.deflated_bytes >= _WORTH_THREADS:
             with ThreadPoolExecutor(others) as threads:
                 reading = [threads.submit(read) for _ in range(others)]
@@ -204,7 +204,7 @@ class Portfolio:
 def _pack_variant(variant: Variant) -> tuple[VariantRecord, list[Entry]]:
     names = sorted(variant.tensors)
     entries = [f"{variant.name}/tensors/{index:04d}.bin" for index in range(len(names))]
-    with ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(_cores()) as threads:
         tensors = list(threads.map(_pack_tensor, entries, names, (variant.tensors[name] for name in names)))
     graph = Entry.pack(f"{variant.name}/graph.onnx", variant.graph)
     record = VariantRecord(
@@ -307,6 +307,6 @@ def _aligned(length: int) -> int:
     return -(-length // 64) * 64
 
 
-def cores() -> int:
+def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -9,13 +9,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shifter.errors import PackageError
 
+AT_A_TIME: Final = 1 << 18
+"""Elements that are decoded at a time: whatever that needs fits in a core's cache."""
 _FAR: Final = 255
 
 
@@ -33,22 +36,25 @@ def gaps_lengths(values: int, size: int) -> tuple[int, int]:
     return values, values + (size - values) // _FAR
 
 
-def from_gaps(gaps: NDArray[np.uint8], values: int, size: int) -> NDArray[np.intp]:
-    """Positions of ``values`` values among ``size`` elements, ascending.
+def from_gaps(gaps: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.intp]]:
+    """Positions of values among ``size`` elements, ascending, some at a time: they take more than the values.
 
     Raises:
-        PackageError: if the gaps are those of another number of values, or lead beyond the elements.
+        PackageError: if the gaps lead beyond the elements.
     """
-    near = gaps != _FAR
-    if (found := int(np.count_nonzero(near))) != values:
-        raise PackageError(f"the gaps are those of {found} values, but {values} are stored")
-    at = np.cumsum(gaps, dtype=np.intp)
-    if values < gaps.size:
-        at = at[near]
-    at += np.arange(values)
-    if values and at[-1] >= size:
-        raise PackageError(f"the gaps lead to element {at[-1]} of {size}")
-    return at
+    begin = 0
+    for start in range(0, gaps.size, AT_A_TIME):
+        some = gaps[start : start + AT_A_TIME]
+        near = some != _FAR
+        at = np.cumsum(some, dtype=np.intp)
+        zeros = int(at[-1])
+        if not near.all():
+            at = at[near]
+        at += np.arange(begin, begin + at.size)
+        begin += zeros + at.size
+        if begin > size:
+            raise PackageError(f"the gaps lead beyond element {size}")
+        yield at
 
 
 def to_mask(kept: NDArray[np.bool_]) -> bytes:
@@ -56,16 +62,16 @@ def to_mask(kept: NDArray[np.bool_]) -> bytes:
     return np.packbits(kept, bitorder="little").tobytes()
 
 
-def from_mask(mask: NDArray[np.uint8], values: int, size: int) -> NDArray[Any]:
+def from_mask(mask: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.intp]]:
     """Positions, as `from_gaps`.
 
     Raises:
-        PackageError: if the mask keeps another number of values, or has a bit beyond the elements.
+        PackageError: if the mask has a bit beyond the elements.
     """
-    at = np.flatnonzero(np.unpackbits(mask, bitorder="little").view(np.bool_))
-    if at.size != values or (values and at[-1] >= size):
-        raise PackageError(
-            f"the mask of {size} elements keeps {at.size} values"
-            f"{f', up to number {at[-1]}' if at.size else ''}, but {values} are stored"
-        )
-    return at
+    for start in range(0, mask.size, AT_A_TIME // 8):
+        some = np.unpackbits(mask[start : start + AT_A_TIME // 8], bitorder="little")
+        at = np.flatnonzero(some.view(np.bool_))
+        at += 8 * start
+        if at.size and at[-1] >= size:
+            raise PackageError(f"the mask of {size} elements has a bit for number {at[-1]}")
+        yield at

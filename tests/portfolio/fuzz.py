@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from shifter.errors import PackageError
-from shifter.portfolio import Portfolio, container, pack, package
+from shifter.portfolio import Portfolio, container, pack, package, positions
 from shifter.portfolio.container import Entry
 from shifter.portfolio.deflating import deflate, inflate
 from shifter.values import Exactness, InputSpec, Latency, Profile, Variant
@@ -324,7 +324,8 @@ def check(number: int) -> tuple[str, str]:
     chance = random.Random(number)
     kind = chance.choice(KINDS)
     data = kind(chance)
-    package._WORTH_THREADS = 0 if chance.random() < 0.1 else 1 << 19  # type: ignore[attr-defined]
+    positions.AT_A_TIME = chance.choice((8, 64, 1 << 18))
+    package._WORTH_THREADS = 0 if chance.random() < 0.1 else 1 << 19
     try:
         portfolio = Portfolio.open(data)
         portfolio.verify()

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 import zlib
 from typing import get_args
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shifter.errors import PackageError
-from shifter.portfolio import deflating
+from shifter.portfolio import deflating, positions
 from shifter.portfolio.coding import VERSION_1, WRITTEN, Coding, DType, decode, encode
 
 CODINGS: tuple[Coding, ...] = (*WRITTEN, *VERSION_1)
@@ -45,9 +46,13 @@ def tensors(draw: st.DrawFn) -> np.ndarray:
     return bits.view(dtype).reshape(shape)
 
 
-@given(tensors(), st.sampled_from(CODINGS))
-def test_what_is_decoded_is_what_was_encoded_bit_for_bit(tensor: np.ndarray, coding: Coding) -> None:
-    found = back(tensor, coding)
+@given(tensors(), st.sampled_from(CODINGS), st.sampled_from([8, 24, positions.AT_A_TIME]))
+def test_what_is_decoded_is_what_was_encoded_bit_for_bit(
+    tensor: np.ndarray, coding: Coding, at_a_time: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(positions, "AT_A_TIME", at_a_time)
+        found = back(tensor, coding)
     assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
     assert found.tobytes() == tensor.tobytes()
     assert found.flags.c_contiguous
@@ -105,6 +110,19 @@ def test_a_gap_of_any_length_comes_back(far: int) -> None:
     tensor = np.zeros(far + 3, np.float32)
     tensor[[0, far + 1]] = 1, 2
     assert np.array_equal(back(tensor, "gaps"), tensor)
+
+
+@pytest.mark.parametrize("coding", WRITTEN)
+def test_decoding_takes_little_more_memory_than_the_tensor(coding: Coding) -> None:
+    tensor = np.random.default_rng(0).standard_normal(4_000_000).astype(np.float32)
+    tensor[::3] = 0
+    made = encode(tensor, coding)
+    tracemalloc.start()
+    found = decode(made.content, coding, "float32", tensor.shape, made.values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(found, tensor)
+    assert tensor.nbytes <= peak < tensor.nbytes + 10_000_000
 
 
 @pytest.mark.parametrize("density", [0.01, 0.08, 0.3])
