@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shifter.errors import PackageError
-from shifter.portfolio.deflating import deflate
+from shifter.portfolio.deflating import crc32, deflate
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s4B4H3L5H2L")
@@ -51,7 +50,7 @@ class Entry:
     @classmethod
     def pack(cls, name: str, content: bytes, noise: int = 0) -> Entry:
         """Deflates ``content``, whose first ``noise`` bytes are noise (`shifter.portfolio.deflating`)."""
-        return cls(name, deflate(content, noise), len(content), zlib.crc32(content))
+        return cls(name, deflate(content, noise), len(content), crc32(content))
 
     def local_header(self) -> bytes:
         return _LOCAL.pack(b"PK\3\4", _VERSION, *self._common(), 0) + self.name.encode()

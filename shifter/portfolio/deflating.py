@@ -103,5 +103,10 @@ def inflate(stream: bytes | memoryview, size: int) -> bytes | bytearray:
     return content
 
 
+def crc32(content: bytes | bytearray) -> int:
+    """The CRC-32 that a ZIP notes of ``content``."""
+    return int((zlib if libdeflate is None else libdeflate).crc32(content))
+
+
 def _not_this_size(size: int) -> PackageError:
     return PackageError(f"the DEFLATE stream is broken or does not hold the {size} bytes declared")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
@@ -25,7 +24,7 @@ from shifter.errors import PackageError
 from shifter.portfolio import container
 from shifter.portfolio.coding import WRITTEN, DType, decode, encode
 from shifter.portfolio.container import Entry
-from shifter.portfolio.deflating import GREATEST_EXPANSION, check_expansion, inflate, quick_size
+from shifter.portfolio.deflating import GREATEST_EXPANSION, check_expansion, crc32, inflate, quick_size
 from shifter.portfolio.manifest import EntryRecord, Manifest, TensorRecord, VariantRecord
 from shifter.values import InputSpec, Profile, Variant
 
@@ -185,12 +184,15 @@ class Portfolio:
             self.inflate(name)
 
     def _content(self, record: EntryRecord, check: bool) -> bytes | bytearray:
+        entry = self._entries[record.entry]
         try:
-            content = inflate(self._entries[record.entry].stream, record.inflated)
+            content = inflate(entry.stream, record.inflated)
         except PackageError as problem:
             raise PackageError(f"entry {record.entry!r}: {problem}") from problem
         if check and (found := hashlib.sha256(content).hexdigest()) != record.sha256:
             raise PackageError(f"entry {record.entry!r} has sha256 {found}, not {record.sha256} as declared")
+        if check and (sum32 := crc32(content)) != entry.crc:  # which other tools go by
+            raise PackageError(f"entry {record.entry!r} has CRC-32 {sum32:#010x}, not {entry.crc:#010x}")
         return content
 
     def _tensor(self, record: TensorRecord, check: bool, memory: NDArray[np.uint8]) -> NDArray[Any]:
@@ -266,7 +268,7 @@ def _read_manifest(entries: Mapping[str, Entry], package_bytes: int) -> Manifest
         text = inflate(entry.stream, entry.size)
     except PackageError as problem:
         raise PackageError(f"entry {MANIFEST!r}: {problem}") from problem
-    if zlib.crc32(text) != entry.crc:
+    if crc32(text) != entry.crc:
         raise PackageError(f"{MANIFEST} is damaged: its CRC-32 is not {entry.crc:#010x}")
     manifest = Manifest.from_json(text)
 

@@ -69,3 +69,9 @@ def test_noise_that_is_none_is_deflated() -> None:
     content = bytes(50_000) + b"abc" * 400
     assert deflating.deflate(content, 50_000) == deflating.deflate(content)
     assert deflating.quick_size(content, 50_000) < 1000
+
+
+@pytest.mark.usefixtures("library")
+def test_the_checksum_is_that_of_zip() -> None:
+    assert deflating.crc32(b"123456789") == 0xCBF43926
+    assert deflating.crc32(bytearray()) == 0
