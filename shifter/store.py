@@ -72,11 +72,6 @@ class Store:
     def uri(self) -> str:
         return self.place.uri
 
-    @property
-    def exclusive(self) -> bool:
-        """Whether of several who write one new key at once certainly only one succeeds."""
-        return self.place.exclusive
-
     def write(self, key: str, data: bytes) -> None:
         """Writes a new key, durably and verified, all of it or nothing. Once more is no error.
 
