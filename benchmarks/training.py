@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -215,23 +215,26 @@ def _rounds(
     command = [sys.executable, "-m", "benchmarks.dense_round", "--data", str(data), "--model", model]
     command += [f"--batches={batches}", f"--threads={threads}", "--epochs=2"]
     command += ["--own-pages"] if own_pages else []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | ({**group, "RANK": str(rank)} if workers > 1 else {}),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(workers)
-    ]
-    outputs = [process.communicate(timeout=1800)[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise RuntimeError(f"{command} failed")
+    with tempfile.TemporaryDirectory(prefix="shifter-") as folder:
+        command += [f"--meeting={folder}/meeting"] if workers > 1 else []
+        processes = [
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(workers)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(workers)
+        ]
+        try:
+            outputs = [process.communicate(timeout=1800)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+    statuses = [process.returncode for process in processes]
+    if any(statuses):
+        raise RuntimeError(f"{command} ended with {statuses} (negative: killed by that signal)")
     told: dict[str, Any] = json.loads(outputs[0])
     return told
 

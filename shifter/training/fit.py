@@ -21,9 +21,13 @@ from shifter.errors import ShifterError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.imp import OnEvent
-from shifter.training.worker import heed_sigterm, work
+from shifter.training.worker import heed_sigterm, is_training, stop, work
 
 _POLL_SECONDS = 0.2
+_RESIZE_SECONDS = 60.0
+"""Period at which an elastic group is compared with what the cluster has room for."""
+_SAVING_SECONDS = 60.0
+"""For workers that are to be replaced by fewer or more, to save their state."""
 
 
 def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
@@ -88,22 +92,30 @@ def _on_gpus(recipe: Recipe, run: Run) -> bool:
 
 
 def _scaling(recipe: Recipe, gpus: bool) -> ScalingConfig:
-    """An elastic group is started again, larger or smaller, as the cluster's resources change."""
+    """An elastic group saves, and is started again with more workers, when the cluster has room for them."""
     low, high = recipe.min_workers, recipe.max_workers
     return ScalingConfig(
         num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
         use_gpu=gpus,
         resources_per_worker={"CPU": 1, **({"GPU": 1} if gpus else {})},
+        elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
     )
 
 
 class _Backend(_TorchBackend):
-    """torch.distributed, on workers that heed SIGTERM."""
+    """torch.distributed, on workers that heed SIGTERM and are let finish their step."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_start(worker_group, backend_config)
         # Here, because this runs in their main threads, and only those may do it.
         worker_group.execute(heed_sigterm)
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        """A group that is to be replaced by one of another size saves its state first."""
+        # Where one has ended, the others may wait for it for ever.
+        if all(worker_group.execute(is_training)):
+            worker_group.execute(stop, _SAVING_SECONDS)
+        super().on_shutdown(worker_group, backend_config)
 
 
 class _Config(TorchConfig):
