@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
@@ -30,12 +31,16 @@ _SAVING_SECONDS = 60.0
 """For workers that are to be replaced by fewer or more, to save their state."""
 
 
+class LostError(Exception):
+    """Workers were lost, or Ray Train's own process that watches them; why, as Ray has it."""
+
+
 def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
     """Trains until no round is left, or until a worker was asked to stop.
 
     Raises:
         ShifterError: as a worker raised it.
-        TrainingFailedError: if workers were lost.
+        LostError: if workers were lost.
     """
     # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
@@ -74,10 +79,8 @@ def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
                     on_event(event)
             try:
                 ending.result()
-            except TrainingFailedError as error:
-                if failure is None:
-                    raise
-                raise failure from error
+            except (TrainingFailedError, RayActorError) as error:
+                raise failure or LostError(str(error)) from error
     finally:
         events.shutdown(force=True)
 
