@@ -4,7 +4,7 @@
 
     python -m benchmarks.dense_round --data FOLDER --model resnet20 --batches 16 --threads 2
 
-With RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, as torchrun does, it is one of several workers.
+With ``--meeting``, and RANK and WORLD_SIZE set, it is one of several workers.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import torch.distributed as dist
 import typer
 from torch import Tensor, nn
 
+from benchmarks.group import together
 from shifter.data import Dataset, Split, load
 from shifter.models import create, prunable_names
 from shifter.recipe import Recipe
@@ -140,17 +139,6 @@ def resident_bytes(field: str) -> int:
     return int(text.split(f"{field}:")[1].split()[0]) * 1024
 
 
-@contextmanager
-def _together(backend: str) -> Iterator[None]:
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
-    try:
-        yield
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
 def main(
     data: Annotated[Path, typer.Option(help="The folder of CIFAR-10.")],
     model: Annotated[str, typer.Option()] = "resnet20",
@@ -160,6 +148,7 @@ def main(
     precision: Annotated[str, typer.Option()] = "float32",
     whole: Annotated[bool, typer.Option(help="All images, not the first few.")] = False,
     own_pages: Annotated[bool, typer.Option("--own-pages", help="For each large block of memory.")] = False,
+    meeting: Annotated[Path | None, typer.Option(help="A file that several workers make and read.")] = None,
 ) -> None:
     """Prints one JSON line: images/s after the first epoch, peak memory, and what it is made of."""
     set_up(threads, own_pages=own_pages)
@@ -171,7 +160,7 @@ def main(
     if not whole:
         dataset = part_of(dataset, batches)
     began = time.perf_counter()
-    with _together("gloo"):
+    with together(meeting):
         seen = train(recipe, dataset)
     peak = resident_bytes("VmHWM") - before
     seconds = sum(epoch.seconds for epoch in seen[1:])
@@ -185,6 +174,10 @@ def main(
     }
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(told), flush=True)
+    if meeting is not None:
+        # Without the interpreter's finalisation, which a thread of gloo's may make an abort: see
+        # ``shifter.training.__main__``.
+        os._exit(0)
 
 
 def _load_what_is_loaded_late(recipe: Recipe, dataset: Dataset) -> None:

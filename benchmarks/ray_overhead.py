@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,9 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+import typer
 
 from benchmarks.dense_round import make_recipe, part_of, train
+from benchmarks.group import outputs_of, together
 from shifter.data import load
 from shifter.recipe import Recipe
 from shifter.run import Run
@@ -51,44 +49,22 @@ def cpu_seconds_under_ray(recipe: Recipe) -> list[dict[str, float]]:
 
 def cpu_seconds_without_ray(recipe: Recipe) -> float:
     """Of a dense round in plain processes, one a worker, after a short one that warms up."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    group["WORLD_SIZE"] = str(recipe.max_workers)
-    command = [sys.executable, "-m", "benchmarks.ray_overhead"]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | group | {"RANK": str(rank)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(recipe.max_workers)
-    ]
-    text = json.dumps(recipe.resolved())
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(text)
-        process.stdin.close()
-        process.stdin = None
-    outputs = [process.communicate(timeout=1800)[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise RuntimeError(f"{command} failed")
-    return sum(map(float, outputs))
+    with tempfile.TemporaryDirectory(prefix="shifter-") as folder:
+        file = Path(folder, "recipe.json")
+        file.write_text(json.dumps(recipe.resolved()))
+        return sum(map(float, outputs_of("benchmarks.ray_overhead", [str(file)], recipe.max_workers)))
 
 
-def _plain_worker() -> None:
+def plain_worker(recipe: Path, meeting: Path | None = None) -> None:
+    """Prints the CPU-seconds of this one."""
     set_up(threads=1)  # as a worker of Ray Train has
-    recipe = Recipe.model_validate_json(sys.stdin.read())
-    dataset = load(recipe.data, recipe.seed)
-    dist.init_process_group("gloo")
-    train(recipe, part_of(dataset, batches=4))
-    dist.barrier()
-    began = time.process_time()
-    train(recipe, dataset)
-    print(time.process_time() - began)
-    dist.destroy_process_group()
+    read = Recipe.model_validate_json(recipe.read_text())
+    dataset = load(read.data, read.seed)
+    with together(meeting):
+        train(read, part_of(dataset, batches=4))
+        began = time.process_time()
+        train(read, dataset)
+        print(time.process_time() - began)
 
 
 def recipe_for(data: Path, model: str, epochs: int, rounds: int, workers: int) -> Recipe:
@@ -131,4 +107,4 @@ def _cpu_seconds_of_all() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    _plain_worker()
+    typer.run(plain_worker)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +20,12 @@ import typer
 
 from benchmarks.comparison import Figure, Row, compared, in_turns, save
 from benchmarks.dense_round import BATCH, make_recipe, part_of, train
+from benchmarks.group import outputs_of
 from benchmarks.stock import StockLoop
 from shifter.data import Dataset, load
 from shifter.models import create
 from shifter.recipe import Recipe
 
-ROOT = Path(__file__).parents[1]
 BATCHES = {"resnet20": 24, "vgg16": 8}
 FASTER = {"resnet20": ">= 1.3", "vgg16": ">= 0.95"}
 
@@ -213,27 +211,9 @@ def _rounds(
     data: Path, model: str, batches: int, *, threads: int, workers: int, own_pages: bool = False
 ) -> dict[str, Any]:
     """What worker 0 of a dense round in ``workers`` processes tells."""
-    command = [sys.executable, "-m", "benchmarks.dense_round", "--data", str(data), "--model", model]
-    command += [f"--batches={batches}", f"--threads={threads}", "--epochs=2"]
-    command += ["--own-pages"] if own_pages else []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | ({**group, "RANK": str(rank)} if workers > 1 else {}),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(workers)
-    ]
-    outputs = [process.communicate(timeout=1800)[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise RuntimeError(f"{command} failed")
-    told: dict[str, Any] = json.loads(outputs[0])
+    arguments = [f"--data={data}", f"--model={model}", f"--batches={batches}", f"--threads={threads}"]
+    arguments += ["--epochs=2", *(["--own-pages"] if own_pages else [])]
+    told: dict[str, Any] = json.loads(outputs_of("benchmarks.dense_round", arguments, workers)[0])
     return told
 
 

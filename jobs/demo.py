@@ -60,6 +60,7 @@ def demonstrate(recipe: Recipe, store_uri: str, name: str, console: Console) -> 
     """
     if "RAY_ADDRESS" in os.environ:
         raise DemoError("RAY_ADDRESS is set, but the demonstration starts a cluster of its own: unset it")
+    Store.at(store_uri).greet()
     Run.find(Store.at(store_uri), recipe, name)
     store = Store.open(store_uri)
 

@@ -243,6 +243,7 @@ def main(
             raise typer.BadParameter(
                 "replicates share a cluster: leave one of the two out", param_hint="--local"
             )
+        Store.at(store).greet()
         if replicates > 1:
             told, text = _replicated(resolved, store, name, replicates, dry_run, console)
         else:

@@ -16,6 +16,8 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 _GAUGES = {
     "round": "The round being trained; 0 is the dense one.",
     "ratio": "Its compression ratio.",
+    "epoch": "The last epoch that ended, from 1.",
+    "workers": "That trained it; of an elastic run the number may change.",
     "loss": "Mean training loss of the last epoch.",
     "validation_accuracy": "After the last epoch, 0 to 1.",
     "images_per_second": "Of the last epoch, over all workers.",
@@ -29,6 +31,9 @@ def published(run: str, on_event: OnEvent) -> OnEvent:
         for name, text in _GAUGES.items()
     }
     images = Counter("shifter_images", "Images trained on.", ("run",)).set_default_tags({"run": run})
+    cost = Counter(
+        "shifter_worker_seconds", "Seconds of epochs, times the workers, one GPU or one CPU each.", ("run",)
+    ).set_default_tags({"run": run})
 
     def publish(event: Mapping[str, Any]) -> None:
         if event["event"] == "epoch":
@@ -36,6 +41,7 @@ def published(run: str, on_event: OnEvent) -> OnEvent:
             for name, gauge in gauges.items():
                 gauge.set(values[name])
             images.inc(event["images"])
+            cost.inc(event["seconds"] * event["workers"])
         on_event(event)
 
     return publish

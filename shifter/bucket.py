@@ -30,13 +30,12 @@ class Bucket:
 
     Servers differ in what a conditional write is worth: some refuse it, some ignore it, some let
     several of those through that race. So a key is looked up before it is written, the condition is
-    asked for where it is understood, and nobody relies on it (``exclusive``).
+    asked for where it is understood, and nobody relies on it: a lease's keys have one writer each.
     """
 
     bucket: str
     prefix: str = ""
 
-    exclusive: ClassVar[bool] = False
     read_ahead: ClassVar[int] = _TAIL
 
     @classmethod

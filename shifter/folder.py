@@ -26,7 +26,6 @@ class Folder:
     root: Path
     disk: Disk = field(default_factory=Disk, compare=False, repr=False)
 
-    exclusive: ClassVar[bool] = True
     read_ahead: ClassVar[int] = io.DEFAULT_BUFFER_SIZE
 
     @classmethod

@@ -37,6 +37,18 @@ _TRANSIENT = frozenset(
 )
 
 
+_UNANSWERED = frozenset(
+    getattr(errno, name)
+    for name in ("ECONNREFUSED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ETIMEDOUT")
+    if hasattr(errno, name)
+)
+
+
+def is_unanswered(error: OSError) -> bool:
+    """Whether nobody was there to answer, as far as can be told."""
+    return error.errno in _UNANSWERED and not isinstance(error, StoreError)
+
+
 def is_transient(error: OSError) -> bool:
     """Whether the same call may succeed a little later."""
     return error.errno in _TRANSIENT and not isinstance(error, StoreError)

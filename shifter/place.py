@@ -60,10 +60,6 @@ class Place(Protocol):
     def uri(self) -> str: ...
 
     @property
-    def exclusive(self) -> bool:
-        """Whether of several who create one key at once certainly only one succeeds."""
-
-    @property
     def read_ahead(self) -> int:
         """Bytes that are worth reading where fewer are asked for."""
 

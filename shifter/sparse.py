@@ -1,18 +1,20 @@
 """The sparse checkpoint: what one round of pruning leaves, without its zeros.
 
-An Arrow IPC file, one record batch of one row per tensor, uncompressed::
+An Arrow IPC file, uncompressed, of record batches with one row per tensor::
 
     name     string        under the schema's order of names
     dtype    string        numpy's name: float32, bfloat16, int64, …
     shape    list<int64>
-    mask     large_binary  bits in C order, most significant first; null when nothing is masked
+    mask     large_binary  bits in C order, most significant first, as zlib has them; null: all are kept
     values   large_binary  the elements that the mask keeps, in C order, little-endian
     sha256   binary        of the fields above
 
 The schema's metadata holds a header (JSON: format, :class:`CheckpointMeta`, names, which of them are
-prunable) and its sha256. A reader that wants one tensor fetches the footer and that tensor's batch.
-Arrays come back bit for bit: -0.0 and the payload of a NaN included. A tensor costs about 750 bytes
-beyond its mask and values, which networks of few weights feel and others do not.
+prunable, how many rows each batch has) and its sha256. A reader that wants one tensor fetches the
+footer and that tensor's batch: a large tensor has one of its own, small ones share one of 16 KiB, since
+a batch costs some 600 bytes beside its rows. Arrays come back bit for bit: -0.0 and the payload of a
+NaN included. Files of format 1, whose every tensor has its own batch and whose masks are not deflated,
+are read as well.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import io
 import json
 import math
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,7 +41,10 @@ from shifter.values import Mask, Tensors
 
 assert sys.byteorder == "little", "tensors are stored as they lie in memory"
 
-_FORMAT = 1
+_FORMAT = 2
+_READ = (1, 2)
+_BATCH = 16 * 2**10
+"""Bytes of masks and values in a batch of more than one tensor."""
 _DTYPES = {
     name: np.dtype(name)
     for name in (
@@ -90,16 +96,40 @@ def encode(tensors: Tensors, mask: Mask, meta: CheckpointMeta) -> bytes:
         raise CheckpointError(f"the mask names tensors that the network has not: {', '.join(unknown)}")
     if mask.digest() != meta.mask_digest:
         raise CheckpointError(f"the mask's digest is {mask.digest()}, not {meta.mask_digest}")
+    arrays = {name: np.asarray(array) for name, array in tensors.items()}
+    batches = _in_batches(arrays, mask)
     header = json.dumps(
-        {"format": _FORMAT, "meta": asdict(meta), "names": list(tensors), "prunable": list(mask)},
+        {
+            "format": _FORMAT,
+            "meta": asdict(meta),
+            "names": list(tensors),
+            "prunable": list(mask),
+            "rows": [len(names) for names in batches],
+        },
         sort_keys=True,
     ).encode()
     schema = _FIELDS.with_metadata({"shifter": header, "sha256": hashlib.sha256(header).hexdigest()})
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, schema) as writer:
-        for name, array in tensors.items():
-            writer.write_batch(_to_batch(name, np.asarray(array), mask.get(name), schema))
+        for names in batches:
+            rows = [_to_row(name, arrays[name], mask.get(name)) for name in names]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
     return sink.getvalue()
+
+
+def _in_batches(arrays: Tensors, mask: Mask) -> list[list[str]]:
+    """Names, in order; what is larger than a batch is one."""
+    batches: list[list[str]] = []
+    left = 0
+    for name, array in arrays.items():
+        kept = int(np.count_nonzero(mask[name])) if name in mask else array.size
+        size = kept * array.itemsize + (array.size // 8 if name in mask else 0)
+        if not batches or size > left:
+            batches.append([])
+            left = _BATCH
+        batches[-1].append(name)
+        left -= size
+    return batches
 
 
 class SparseCheckpoint:
@@ -118,16 +148,20 @@ class SparseCheckpoint:
         if hashlib.sha256(header).hexdigest().encode() != metadata.get(b"sha256"):
             raise CheckpointError(f"{source} is damaged: its header does not match its sha256")
         fields = json.loads(header)
-        if fields["format"] != _FORMAT:
+        if fields["format"] not in _READ:
             raise CheckpointError(f"{source} has format {fields['format']}; this version reads {_FORMAT}")
+        self._deflated = fields["format"] > 1
         self.meta = CheckpointMeta(**fields["meta"])
         self.names: tuple[str, ...] = tuple(fields["names"])
-        self._index = {name: i for i, name in enumerate(self.names)}
         self._prunable: tuple[str, ...] = tuple(fields["prunable"])
-        if reader.num_record_batches != len(self.names):
+        rows = fields.get("rows", [1] * len(self.names))
+        places = [(batch, row) for batch, count in enumerate(rows) for row in range(count)]
+        if (reader.num_record_batches, len(places)) != (len(rows), len(self.names)):
             raise CheckpointError(
-                f"{source} is damaged: {reader.num_record_batches} tensors instead of {len(self.names)}"
+                f"{source} is damaged: {reader.num_record_batches} batches instead of {len(rows)}"
             )
+        self._places = dict(zip(self.names, places, strict=True))
+        self._shared: tuple[int, pa.RecordBatch] | None = None  # the last batch of several tensors
 
     @classmethod
     def open(cls, file: BinaryIO | bytes | Path) -> SparseCheckpoint:
@@ -171,18 +205,28 @@ class SparseCheckpoint:
         return {name: self.read(name) for name in self.names}
 
     def _row(self, name: str) -> dict[str, Any]:
-        if name not in self._index:
+        if name not in self._places:
             raise CheckpointError(
                 f"{self._source} has no tensor {name!r}; it has {', '.join(self.names) or 'none'}"
             )
+        number, place = self._places[name]
         with _as_checkpoint_error(f"{self._source}, tensor {name!r},"):
-            batch = self._reader.get_batch(self._index[name])
-            batch.validate(full=True)
-            (row,) = batch.to_pylist()
+            row: dict[str, Any] = self._batch(number).slice(place, 1).to_pylist()[0]
             if row["name"] != name or _digest(row) != row["sha256"]:
                 raise CheckpointError(f"{self._source} is damaged: {name!r} does not match its sha256")
-        assert isinstance(row, dict)
+            if self._deflated and row["mask"] is not None:
+                row["mask"] = _inflated(row["mask"], -(-math.prod(row["shape"]) // 8))
         return row
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        """Kept for the next tensor in it; one of its own is asked for once."""
+        if self._shared is not None and self._shared[0] == number:
+            return self._shared[1]
+        batch = self._reader.get_batch(number)
+        batch.validate(full=True)
+        if batch.num_rows > 1:
+            self._shared = number, batch
+        return batch
 
     def _tensor(self, row: Mapping[str, Any], name: str) -> NDArray[Any]:
         with _as_checkpoint_error(f"{self._source}, tensor {name!r},"):
@@ -195,9 +239,7 @@ class SparseCheckpoint:
             return array
 
 
-def _to_batch(
-    name: str, array: NDArray[Any], mask: NDArray[np.bool_] | None, schema: pa.Schema
-) -> pa.RecordBatch:
+def _to_row(name: str, array: NDArray[Any], mask: NDArray[np.bool_] | None) -> dict[str, Any]:
     if array.dtype not in _DTYPES.values():
         raise CheckpointError(f"{name!r} is {array.dtype}; a checkpoint holds {', '.join(_DTYPES)}")
     flat = np.ascontiguousarray(array).reshape(-1)
@@ -213,7 +255,7 @@ def _to_batch(
                 f"{astray} masked elements of {name!r} are not zero: a pruned weight should be +0.0"
             )
         if not kept.all():
-            bits = np.packbits(kept).tobytes()
+            bits = zlib.compress(np.packbits(kept).tobytes(), level=1)
             flat = flat[kept]
     row: dict[str, Any] = {
         "name": name,
@@ -223,7 +265,7 @@ def _to_batch(
         "values": flat.tobytes(),
     }
     row["sha256"] = _digest(row)
-    return pa.RecordBatch.from_pylist([row], schema=schema)
+    return row
 
 
 def _digest(row: Mapping[str, Any]) -> bytes:
@@ -234,6 +276,15 @@ def _digest(row: Mapping[str, Any]) -> bytes:
     whole.update(bits or b"")
     whole.update(row["values"])
     return whole.digest()
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    """No more than ``size`` bytes, whatever a damaged file says."""
+    inflater = zlib.decompressobj()
+    bits = inflater.decompress(data, size + 1)
+    if not inflater.eof or len(bits) != size:
+        raise ValueError(f"a mask that does not inflate to {size} bytes")
+    return bits
 
 
 def _bits(row: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -253,6 +304,6 @@ def _as_checkpoint_error(source: str) -> Iterator[None]:
         yield
     except (CheckpointError, StoreError):
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, zlib.error, OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{source} is no sparse checkpoint, or a damaged one: {reason}") from error

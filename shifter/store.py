@@ -18,12 +18,14 @@ from typing import BinaryIO, TypeVar, cast
 
 from shifter.errors import StoreError
 from shifter.folder import Folder
-from shifter.patience import Patience, is_transient
+from shifter.patience import Patience, is_transient, is_unanswered
 from shifter.patient_file import PatientFile
 from shifter.place import Place
 
 T = TypeVar("T")
 
+FIRST_CONTACT_S = 10.0
+"""For storage that was not heard of before: its address is more likely wrong than it is down."""
 _REPLACEABLE = frozenset({"run.json", "portfolio.json", "report.html"})
 _REPLACEABLE_FOLDERS = frozenset({"lease", "resume"})
 
@@ -57,6 +59,7 @@ class Store:
             StoreError: if it is not there, or cannot be written to: now, not after hours of training.
         """
         store = cls.at(uri)
+        store.greet()
         store._probe()
         return store
 
@@ -68,14 +71,29 @@ class Store:
         """This store, but storage that fails is waited for no longer than that."""
         return replace(self, patience=replace(self.patience, limit_s=limit_s))
 
+    def greet(self) -> None:
+        """To be called once, where a job begins: whoever answers then is waited for afterwards.
+
+        Raises:
+            StoreError: if nobody answers for some seconds, whatever ``patience`` says.
+        """
+
+        def ask() -> None:
+            try:
+                self.place.exists("run.json")
+            except OSError as error:
+                if is_unanswered(error):
+                    raise
+
+        patience = replace(self.patience, limit_s=min(self.patience.limit_s, FIRST_CONTACT_S))
+        try:
+            patience.attempt(ask, f"reach the store {self.uri}")
+        except OSError as error:
+            raise StoreError(f"the store {self.uri} cannot be reached: {error.strerror}") from error
+
     @property
     def uri(self) -> str:
         return self.place.uri
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether of several who write one new key at once certainly only one succeeds."""
-        return self.place.exclusive
 
     def write(self, key: str, data: bytes) -> None:
         """Writes a new key, durably and verified, all of it or nothing. Once more is no error.

@@ -8,12 +8,14 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from shifter import bucket as bucket_module
+from shifter import store as store_module
 from shifter.errors import RunError, StoreError
 from shifter.patience import Patience
 from shifter.s3 import request
@@ -217,8 +219,30 @@ def test_what_is_wrong_is_told_with_its_remedy(
             monkeypatch.delenv(name)
         else:
             monkeypatch.setenv(name, value)
-    with pytest.raises(StoreError, match=f"cannot be written to: .*{told}"):
+    with pytest.raises(StoreError, match=f"cannot be (reached|written to): .*{told}"):
         Store.open(uri or store.uri)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid:9000"])
+def test_a_mistyped_endpoint_is_not_waited_for(
+    store: Store, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FIRST_CONTACT_S", 0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    assert store.patience.limit_s == 300
+    with pytest.raises(StoreError, match=f"{store.uri} cannot be reached: no connection to {endpoint}; "):
+        Store.open(store.uri)
+
+
+def test_who_answers_that_it_is_busy_is_waited_for(
+    bucket: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FIRST_CONTACT_S", 0.0)
+    bucket.play(status=503)
+    restored = threading.Timer(0.5, bucket.play)
+    restored.start()
+    Store.open(store.uri)
+    restored.join()
 
 
 def test_the_client_is_made_where_it_is_used(store: Store) -> None:

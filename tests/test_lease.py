@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from shifter import lease as lease_module
+from shifter import claim as claim_module
+from shifter.claim import MISSED, Title
 from shifter.errors import RunError
 from shifter.lease import Lease
 from shifter.process import Process
@@ -105,7 +106,7 @@ def test_a_second_driver_is_refused_and_told_by_whom_and_what_to_do(store: Store
     assert second.wait(10) == 1
     assert f"process {first.pid} on {Process.this().host} since 20" in error
     assert f"digits in the store {store.uri} is being carried out by another driver" in error
-    assert f"{lease_module.MISSED * PERIOD_S:.0f} s after its last sign of life" in error
+    assert f"{MISSED * PERIOD_S:.0f} s after its last sign of life" in error
     assert "give another --name" in error
     first.communicate("go on\n")
     assert first.returncode == 0, "the holder is undisturbed"
@@ -239,7 +240,7 @@ def test_a_holder_elsewhere_is_watched_until_it_shows_no_life(store: Store) -> N
     waited: list[str] = []
     began = time.monotonic()
     with hold(store, on_wait=waited.append):
-        assert time.monotonic() - began >= lease_module.MISSED * PERIOD_S
+        assert time.monotonic() - began >= MISSED * PERIOD_S
     (line,) = waited
     assert "waiting whether it is alive" in line
 
@@ -253,7 +254,7 @@ def test_a_clock_that_is_wrong_changes_nothing(store: Store) -> None:
     waited: list[str] = []
     began = time.monotonic()
     with hold(store, on_wait=waited.append):
-        assert time.monotonic() - began >= lease_module.MISSED * PERIOD_S
+        assert time.monotonic() - began >= MISSED * PERIOD_S
         assert claim(store)["process"]["pid"] == os.getpid()
     (line,) = waited
     assert "waiting whether it is alive" in line
@@ -311,11 +312,11 @@ def test_numbers_that_were_taken_and_given_back_meanwhile_are_left_alone(
     """A racer falls asleep after it has read the last claim; two holders come and go."""
     with hold(store):
         pass
-    original, asleep = lease_module._last, True
+    original, asleep = claim_module._that_count, True
 
-    def last(*arguments: object) -> object:
+    def that_count(titles: list[Title]) -> tuple[int, list[Title]]:
         nonlocal asleep
-        found = original(*arguments)  # type: ignore[arg-type]
+        found = original(titles)
         if asleep:
             asleep = False
             for _ in range(2):
@@ -323,10 +324,10 @@ def test_numbers_that_were_taken_and_given_back_meanwhile_are_left_alone(
                     pass
         return found
 
-    monkeypatch.setattr(lease_module, "_last", last)
+    monkeypatch.setattr(claim_module, "_that_count", that_count)
     with hold(store) as mine:
         mine.require()
-        assert store.list(f"{FOLDER}/") == [f"{FOLDER}/000004.json"]
+        assert [title.number for title in Title.all(store, FOLDER)] == [4]
 
 
 def test_another_version_of_it_is_refused(store: Store) -> None:

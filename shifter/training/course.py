@@ -44,6 +44,8 @@ def recording(run: Run, on_event: OnEvent) -> OnEvent:
                 f"training goes on with {', '.join(changed)}: "
                 "its result is not, bit for bit, the one it would have been"
             )
+            if now["workers"] != before[-1]["workers"]:
+                text += " (batch norm sees other parts of each batch)"
             on_event({"event": "note", "round": now["round"], "text": text})
 
     return record

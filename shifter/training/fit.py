@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
@@ -21,9 +22,17 @@ from shifter.errors import ShifterError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.imp import OnEvent
-from shifter.training.worker import heed_sigterm, work
+from shifter.training.worker import heed_sigterm, is_training, stop, work
 
 _POLL_SECONDS = 0.2
+_RESIZE_SECONDS = 60.0
+"""Period at which an elastic group is compared with what the cluster has room for."""
+_SAVING_SECONDS = 60.0
+"""For workers that are to be replaced by fewer or more, to save their state."""
+
+
+class LostError(Exception):
+    """Workers were lost, or Ray Train's own process that watches them; why, as Ray has it."""
 
 
 def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
@@ -31,7 +40,7 @@ def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
 
     Raises:
         ShifterError: as a worker raised it.
-        TrainingFailedError: if workers were lost.
+        LostError: if workers were lost.
     """
     # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
@@ -70,10 +79,8 @@ def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
                     on_event(event)
             try:
                 ending.result()
-            except TrainingFailedError as error:
-                if failure is None:
-                    raise
-                raise failure from error
+            except (TrainingFailedError, RayActorError) as error:
+                raise failure or LostError(str(error)) from error
     finally:
         events.shutdown(force=True)
 
@@ -88,22 +95,30 @@ def _on_gpus(recipe: Recipe, run: Run) -> bool:
 
 
 def _scaling(recipe: Recipe, gpus: bool) -> ScalingConfig:
-    """An elastic group is started again, larger or smaller, as the cluster's resources change."""
+    """An elastic group saves, and is started again with more workers, when the cluster has room for them."""
     low, high = recipe.min_workers, recipe.max_workers
     return ScalingConfig(
         num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
         use_gpu=gpus,
         resources_per_worker={"CPU": 1, **({"GPU": 1} if gpus else {})},
+        elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
     )
 
 
 class _Backend(_TorchBackend):
-    """torch.distributed, on workers that heed SIGTERM."""
+    """torch.distributed, on workers that heed SIGTERM and are let finish their step."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_start(worker_group, backend_config)
         # Here, because this runs in their main threads, and only those may do it.
         worker_group.execute(heed_sigterm)
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        """A group that is to be replaced by one of another size saves its state first."""
+        # Where one has ended, the others may wait for it for ever.
+        if all(worker_group.execute(is_training)):
+            worker_group.execute(stop, _SAVING_SECONDS)
+        super().on_shutdown(worker_group, backend_config)
 
 
 class _Config(TorchConfig):

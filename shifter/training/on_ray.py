@@ -9,14 +9,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ray.train.v2.api.exceptions import TrainingFailedError
-
 from shifter.data import load
 from shifter.errors import TrainingError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.course import complete, is_trained, recording
-from shifter.training.fit import fit
+from shifter.training.fit import LostError, fit
 from shifter.training.imp import OnEvent, check
 
 PATIENCE = 4
@@ -59,7 +57,7 @@ def _train_whatever_is_lost(recipe: Recipe, run: Run, on_event: OnEvent) -> None
         try:
             fit(recipe, run, watch)
             why = "was asked to stop"
-        except TrainingFailedError as error:
+        except LostError as error:
             # What is more than one line is Ray's own report.
             why = f"was lost ({str(error).strip().splitlines()[-1]})"
             failed = 1 if begun > furthest else failed + 1

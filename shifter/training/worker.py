@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any
 
 from ray.train.torch import get_device
@@ -18,26 +19,39 @@ from shifter.training.archive import Archive
 from shifter.training.imp import iterative_magnitude_pruning
 from shifter.training.process import set_up
 
-_sigterm = threading.Event()
+_asked = threading.Event()
 
 
 def heed_sigterm() -> None:
     """Has the first SIGTERM ask this worker to stop. To be called in its main thread."""
 
     def ask(number: int, frame: object) -> None:
-        _sigterm.set()
+        _asked.set()
         signal.signal(signal.SIGTERM, before)  # the next one does what it always did
 
     before = signal.signal(signal.SIGTERM, ask)
 
 
+def stop(patience_s: float) -> None:
+    """Asks this worker to stop, and waits until it has saved its state, or no longer than that."""
+    _asked.set()
+    end = time.monotonic() + patience_s
+    while is_training() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def is_training() -> bool:
+    """Whether :func:`work` is under way in this worker."""
+    return bool(get_train_context().execution_context.training_thread_runner.is_running())
+
+
 def _asked_to_stop() -> bool:
-    """Whether this process got a SIGTERM, or a node of the workers is being drained.
+    """Whether this process is to stop, or a node of the workers is being drained.
 
     Ray's public function for that is a barrier for all workers; here, asking costs nothing, and the
     workers tell each other.
     """
-    return _sigterm.is_set() or get_train_context().preemption_context.preemption_info is not None
+    return _asked.is_set() or get_train_context().preemption_context.preemption_info is not None
 
 
 def work(config: dict[str, Any]) -> None:

@@ -9,19 +9,36 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from shifter.errors import ShifterError, TrainingError
+from shifter.errors import ShifterError, StoppedError, TrainingError
 
 T = TypeVar("T")
 
 
+_had_others = False
+
+
+def _has_others() -> bool:
+    """Whether this process has joined others.
+
+    Raises:
+        StoppedError: if it has left them: were it to go on alone, it would take itself for worker 0.
+    """
+    global _had_others
+    has = dist.is_initialized()
+    if _had_others and not has:
+        raise StoppedError("the workers were parted while they trained")
+    _had_others = has
+    return has
+
+
 def size() -> int:
     """How many workers there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _has_others() else 1
 
 
 def rank() -> int:
     """Which of them this process is, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _has_others() else 0
 
 
 def share(indices: Tensor) -> Tensor:
@@ -32,7 +49,7 @@ def share(indices: Tensor) -> Tensor:
 def total(*numbers: float) -> list[float]:
     """Each number summed over all workers; the same on each of them."""
     summed = torch.tensor(numbers, dtype=torch.float64)
-    if dist.is_initialized():
+    if _has_others():
         dist.all_reduce(summed)
     return [float(number) for number in summed]
 

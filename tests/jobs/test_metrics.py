@@ -17,6 +17,8 @@ EPOCH: dict[str, Any] = {
     "event": "epoch",
     "round": 3,
     "ratio": 8.0,
+    "epoch": 7,
+    "workers": 2,
     "loss": 0.25,
     "validation_accuracy": 0.5,
     "seconds": 2.0,
@@ -49,8 +51,11 @@ def test_an_epoch_reaches_the_metrics_of_the_node(monkeypatch: pytest.MonkeyPatc
     assert found == {
         "round": 3,
         "ratio": 8,
+        "epoch": 7,
+        "workers": 2,
         "loss": 0.125,
         "validation_accuracy": 0.5,
         "images_per_second": 250,
         "images_total": 1000,
+        "worker_seconds_total": 8,
     }

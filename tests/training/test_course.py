@@ -43,3 +43,4 @@ def test_a_start_that_changes_the_bits_is_told_of(run, change, told):
     (note,) = notes
     assert (note["event"], note["round"]) == ("note", 1)
     assert told in note["text"]
+    assert ("batch norm sees other parts" in note["text"]) == ("workers" in change)

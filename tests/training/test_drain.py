@@ -1,47 +1,26 @@
 """A node that is to be taken away: its workers save and end at once, and training goes on elsewhere."""
 
-import shutil
-import tempfile
 import time
-import warnings
 
 import pytest
-import ray
 
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.store import Store
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.long,
-    pytest.mark.timeout(600),
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\."),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+from . import nodes
+
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600), *nodes.ITS_WARNINGS]
 PREEMPTION = 2
 """The reason, as Ray's autoscaler gives it."""
 
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A head and a node, with room for one worker each."""
-    folder = tempfile.mkdtemp(prefix="shifter-", dir="/tmp")  # short: sockets lie in it
-    monkeypatch.setenv("RAY_TMPDIR", folder)
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.2")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from ray.cluster_utils import Cluster
-
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with nodes.cluster(monkeypatch) as cluster:
+        cluster.add_node(**nodes.ROOM)
+        yield cluster
 
 
 def test_training_leaves_a_node_that_is_drained(recipe, cluster, tmp_path):
@@ -61,7 +40,7 @@ def test_training_leaves_a_node_that_is_drained(recipe, cluster, tmp_path):
             node = cluster.list_all_nodes()[-1].node_id
             deadline = int(1000 * (time.time() + 600))
             drained.append(GcsClient(address=cluster.address).drain_node(node, PREEMPTION, "spot", deadline))
-            cluster.add_node(num_cpus=1)
+            cluster.add_node(**nodes.ROOM)
 
     runs = [Run.begin(Store.open(str(tmp_path)), long, name) for name in ("unbroken", "drained")]
     train(long, runs[0], lambda event: None)
