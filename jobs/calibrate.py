@@ -54,9 +54,9 @@ def calibrate(
     plan = Plan(threads, batch_sizes(batch_limit), samples)
     node = this_node()
     say(
-        f"{len(portfolio.names)} variants of {portfolio.model} on {node}: {_list(plan.batches)} images "
-        f"with {_list(threads)} threads; if the profiles are right here, it takes about "
-        f"{plan.seconds(portfolio.profiles):.0f} s"
+        f"{len(portfolio.names)} variants of {portfolio.model} on {node}; images in a call: "
+        f"{_list(plan.batches)}; threads: {_list(threads)}. If the profiles are right here, it takes "
+        f"about {plan.seconds(portfolio.profiles):.0f} s"
     )
     load = os.getloadavg()[0]
     if load >= _BUSY:
@@ -92,7 +92,7 @@ def main(
         int, typer.Option(help="Measure 1, 2, 4, 8, … images in a call, up to so many.", min=1, max=4096)
     ] = 16,
     samples: Annotated[
-        int, typer.Option(help="Calls of one image that are timed; fewer of more images.", min=10)
+        int, typer.Option(help="Calls of one image that are timed; fewer of several images.", min=10)
     ] = 200,
     out: Annotated[
         Path | None,

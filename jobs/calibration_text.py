@@ -19,6 +19,9 @@ alternating    the same, when the call before was another variant's, as after a 
 cold switch    to inflate it, build its engine and warm that up, where it was not inflated ahead
 memory         what its engine adds to a process"""
 
+_VAGUE = 0.25
+"""Half the width of an interval, relative to its median, from which on it is worth a warning."""
+
 
 def calibration_text(
     portfolio: Portfolio,
@@ -97,11 +100,35 @@ def _conclusion(portfolio: Portfolio, calibration: Calibration, found_by_service
             f"With {_threads(calibration.threads[0])} this node takes {mean:.2f} times as long as the "
             f"profiles say{spread}."
         )
+    if vague := _vaguest(calibration):
+        told.append(vague)
     if found_by_services:
-        told.append("A service of this package that starts on this node from now on reckons with it.")
+        threads = " or ".join(map(str, calibration.threads))
+        told.append(f"Services of this package with threads: {threads} that start on this node now use it.")
     else:
-        told.append("A service looks for a calibration where it is written without --out, not there.")
+        told.append("Services do not look there for it, but where it is written without --out.")
     return "\n".join(told)
+
+
+def _vaguest(calibration: Calibration) -> str | None:
+    """The median that is known worst, if that is too badly."""
+    measured = [
+        (variant, times, at)
+        for variant in calibration.variants
+        for times in variant.times
+        for at in times.hot
+    ]
+    variant, times, at = max(measured, key=lambda one: _scatter(one[2].latency))
+    if (scatter := _scatter(at.latency)) <= _VAGUE:
+        return None
+    return (
+        f"{variant.name} with {_threads(times.threads)} and {at.images} images is only known to "
+        f"± {scatter:.0%}: calibrate again while less else runs, or with more --samples."
+    )
+
+
+def _scatter(latency: Latency) -> float:
+    return (latency.p50_high_ms - latency.p50_low_ms) / (2 * latency.p50_ms)
 
 
 def _profiled(profile: Profile, threads: int) -> Latency | None:

@@ -24,8 +24,8 @@ from shifter.values import Latency, Profile, Variant
 
 ROOM = 2**30
 """Bytes of loaded engines at a time."""
-FEWEST = 10
-"""Samples of what takes long."""
+FEWEST = 20
+"""Samples of what takes long, if as many are wanted of anything."""
 _SWITCHES = 7
 _WARM_UP_RUNS = 2
 
@@ -38,7 +38,7 @@ class Plan:
 
     Args:
         threads: of one call, ascending. batches: images in one call, ascending from 1.
-        samples: calls of one image; of n images an n-th of it, but `FEWEST` at least.
+        samples: calls of one image that are timed; of n images an n-th of it, but `FEWEST` at least.
     """
 
     threads: tuple[int, ...]
@@ -46,12 +46,12 @@ class Plan:
     samples: int
 
     def samples_of(self, images: int) -> int:
-        return max(FEWEST, self.samples // images)
+        return max(min(self.samples, FEWEST), self.samples // images)
 
     @property
     def samples_alternating(self) -> int:
         """Fewer, since each is a call of every other variant as well."""
-        return max(FEWEST, self.samples // 4)
+        return self.samples_of(4)
 
     def seconds(self, profiles: Mapping[str, Profile]) -> float:
         """About how long it takes where the profiles are true, with one thread as with several."""

@@ -152,6 +152,17 @@ def test_a_service_is_loaded_without_torch() -> None:
     assert outcome.returncode == 0, outcome.stderr
 
 
+def test_a_node_is_calibrated_without_torch_ray_and_the_onnx_library(portfolio_path: Path) -> None:
+    arguments = ["calibrate", str(portfolio_path), "--samples", "10", "--batch-limit", "1", "--threads", "1"]
+    code = f"sys.argv[1:] = {arguments!r}\nfrom jobs.__main__ import main\nmain()"
+    missing = frozenset(
+        {"torch", "torchvision", "ray", "onnx", "onnx_ir", "onnxscript", "pyarrow", "sklearn"}
+    )
+    outcome = python_without(missing, code)
+    assert outcome.returncode == 0, outcome.stderr
+    assert list(portfolio_path.parent.glob("*.calibration.json"))
+
+
 def test_nothing_lazy_is_promised_that_is_not_there() -> None:
     import shifter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
+from jobs.calibration_text import calibration_text
 from jobs.node_times import Plan, batch_sizes, groups, measure_variants
 from shifter.errors import EngineError
 from shifter.node import this_node
@@ -75,6 +77,7 @@ def test_the_text_says_what_changes_and_where_it_was_written(portfolio_path: Pat
     assert [row.split("│")[2].strip() for row in rows] == ["0.200", "0.500", "1.000"]  # the profiles'
     assert re.search(r"one thread this node takes \d+\.\d\d times as long as the profiles say", done.stdout)
     assert re.search(rf"written +{re.escape(str(portfolio_path.parent))}/\S+\.json\n", done.stdout)
+    assert "with threads: 1 that start on this node" in done.stdout
     for step in ("3 variants of tiny", "16x: ", "1 thread, 3 images: 16x", "1 thread, alternating: 16x"):
         assert step in done.stderr
 
@@ -111,7 +114,7 @@ def test_a_file_of_ones_own_is_the_only_one_written(portfolio_path: Path, tmp_pa
     assert done.exit_code == 0, done.stderr
     assert Calibration.read(out).threads == (1,)
     assert set(portfolio_path.parent.iterdir()) - before == {out.parent}
-    assert "not there" in done.stdout.splitlines()[-1]
+    assert "look there" in done.stdout.splitlines()[-1]
 
 
 def test_what_cannot_be_calibrated_is_told_and_nothing_is_written(
@@ -140,6 +143,31 @@ def test_what_cannot_be_calibrated_is_told_and_nothing_is_written(
     for wrong in (["--samples", 9], ["--threads", 0], ["--batch-limit", 0], ["--out", tmp_path]):
         assert calibrate(tmp_path / "good.zip", *wrong).exit_code == 2
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_what_is_only_vaguely_known_is_told(portfolio_path: Path) -> None:
+    portfolio = Portfolio.open(portfolio_path)
+    steady, _ = measure_variants(portfolio, Plan((1,), (1, 2), 10), lambda _: None)
+
+    def told(spread: float) -> str:
+        """As if every median were known to that, relative to it; of one batch size to twice that."""
+        measured = Calibration(
+            portfolio=portfolio.digest,
+            node=this_node(),
+            measured=datetime(2024, 1, 1, tzinfo=UTC),
+            variants=steady,
+        )
+        data = json.loads(measured.to_json())
+        for variant in data["variants"]:
+            for at in variant["times"][0]["hot"]:
+                wider = spread * (1 + (variant["name"] == "4x" and at["images"] == 2))
+                low, high = (1 - wider) * at["latency"]["p50_ms"], (1 + wider) * at["latency"]["p50_ms"]
+                at["latency"] |= {"p50_low_ms": low, "p50_high_ms": high}
+        calibration = Calibration.from_json(json.dumps(data).encode())
+        return calibration_text(portfolio, calibration, {}, portfolio_path, found_by_services=True)
+
+    assert "4x with one thread and 2 images is only known to ± 60%" in told(0.3)
+    assert "only known" not in told(0.05)
 
 
 def broken(variant: Variant) -> Variant:

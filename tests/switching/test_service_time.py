@@ -167,6 +167,19 @@ def test_it_remembers_how_variants_differ_on_this_node(
     assert times.predict("v3", 1) == pytest.approx(0.008 * 2 * large, rel=0.25)
 
 
+def test_a_newer_portfolio_knows_what_was_learnt_of_the_node(five: dict[str, Profile]) -> None:
+    times = ServiceTimes(five)
+    times.learn([Service("v2", 1, 0.012, 0.002)] * 100)
+    new = times.renewed({"v2": five["v4"], "other": five["v3"]}, None)
+    for name, expected in (("v2", 0.016), ("other", 0.008)):
+        assert new.predict(name, 1) == pytest.approx(times.overhead + 3 * expected, rel=0.05)
+    new.learn([Service("other", 1, 0.008)] * 100)
+    assert times.predict("v2", 1) == pytest.approx(times.overhead + 0.012, rel=0.02)  # it has its own
+    # What was three times the profile says nothing of what is measured on this node.
+    calibrated = times.renewed(five, calibration({"v2": [(1, 0.011)]}))
+    assert calibrated.predict("v2", 1) == pytest.approx(times.overhead + 0.011)
+
+
 @pytest.mark.parametrize(
     "nothing",
     [
