@@ -20,6 +20,7 @@ from shifter.pruning.memory import measure_memory
 from shifter.pruning.profile import measure_alternating, measure_latencies, summarise
 from shifter.switching.calibration import BatchTime, ThreadTimes, VariantTimes
 from shifter.switching.engine import OnnxEngine
+from shifter.switching.engines import Engine, QuickEngine, make_engine
 from shifter.values import Latency, Profile, Variant
 
 ROOM = 2**30
@@ -130,13 +131,13 @@ def groups(memory: Mapping[str, int], room: int) -> Iterator[list[str]]:
 
 
 def _measure_switch(portfolio: Portfolio, name: str, image: NDArray[np.float32]) -> dict[str, Latency]:
-    """Milliseconds to inflate, to build and warm up, and of both, as a host does it."""
+    """Milliseconds to inflate, to build and warm up, and of both, until it may answer."""
     inflating, building, both = [], [], []
     for _ in range(_SWITCHES):
         begin = time.perf_counter()
         variant = portfolio.inflate(name)
         inflated = time.perf_counter()
-        engine = _load(variant, 1)
+        engine = make_engine()(variant)
         for _ in range(_WARM_UP_RUNS):
             engine.run(image)
         done = time.perf_counter()
@@ -181,8 +182,11 @@ def _measure_threads(
     return found
 
 
-def _load(variant: Variant, threads: int) -> OnnxEngine:
-    return OnnxEngine(variant.graph, variant.tensors, threads=threads)
+def _load(variant: Variant, threads: int) -> Engine:
+    engine = make_engine(threads=threads)(variant)
+    if isinstance(engine, QuickEngine):
+        engine.optimise()
+    return engine
 
 
 def _room() -> int:

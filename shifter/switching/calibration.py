@@ -63,7 +63,7 @@ class VariantTimes(_Record):
 
     Args:
         memory_bytes: resident bytes that its loaded engine adds to a process.
-        inflate, build: from deflated to tensors, and from these to a warm engine.
+        inflate, build: from deflated to tensors, and from these to a warm engine, optimised later.
         switch: both together, which is how long a switch to it takes if it was not inflated ahead.
         times: by threads, ascending.
     """

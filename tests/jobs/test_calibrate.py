@@ -196,8 +196,8 @@ def test_a_variant_that_does_not_run_here_is_left_out_and_told(portfolio_bytes: 
     names, refused = measure("4x")
     assert names == ["16x", "1x"]
     assert list(refused) == ["4x"]
-    assert any(line.startswith("4x does not run here: ONNX Runtime") for line in said)
-    with pytest.raises(EngineError, match="no variant runs on this node: ONNX Runtime"):
+    assert any(line.startswith("4x does not run here: ") for line in said)
+    with pytest.raises(EngineError, match="no variant runs on this node: .*16x"):
         measure(*whole.names)
 
 
