@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shifter.errors import EngineError
-from shifter.switching.engine import OnnxEngine
+from shifter.switching.engines import make_engine
 from shifter.switching.host import Deflated, Host
 from shifter.switching.policies import Policy
 from shifter.switching.switcher import Switcher
@@ -41,7 +41,7 @@ def initialise(
     return Host(
         portfolio,
         switcher,
-        lambda variant: OnnxEngine(variant.graph, variant.tensors, threads=threads),
+        make_engine(threads=threads),
         servers=servers,
         ahead_bytes=ahead_bytes,
     )
