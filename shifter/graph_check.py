@@ -125,6 +125,9 @@ def _check_node(node: Any) -> None:
     if node.domain not in DOMAINS or node.op_type not in OPERATORS or node.overload:
         known = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         raise GraphError(f"{place} is {known}, which no variant's graph may hold")
+    # What is left out at the end needs no name, and ONNX Runtime 1.31 crashes on one.
+    if node.input and not node.input[-1]:
+        raise GraphError(f"{place} ends with an input that has no name")
     seen: set[str] = set()
     for attribute in node.attribute:
         what = f"attribute {attribute.name!r} of {place}"
