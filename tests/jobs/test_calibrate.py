@@ -197,7 +197,7 @@ def test_a_variant_that_does_not_run_here_is_left_out_and_told(portfolio_bytes: 
     assert names == ["16x", "1x"]
     assert list(refused) == ["4x"]
     assert any(line.startswith("4x does not run here: ") for line in said)
-    with pytest.raises(EngineError, match="no variant runs on this node: .*16x"):
+    with pytest.raises(EngineError, match=r"no variant runs on this node: .*16x"):
         measure(*whole.names)
 
 
