@@ -109,6 +109,8 @@ def _check_model(model: Any) -> dict[str, Declared]:
     for tensor in model.graph.initializer:
         if not tensor.name or tensor.name in seen:
             raise GraphError(f"two initializers, or one without a name: {tensor.name!r}")
+        if tensor.name.startswith("*"):  # ONNX Runtime's mark for an address in memory
+            raise GraphError(f"{tensor.name!r} cannot name a tensor: it begins with '*'")
         seen.add(tensor.name)
         if tensor.data_location == EXTERNAL or tensor.external_data:
             external[tensor.name] = _check_external(tensor)
