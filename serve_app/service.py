@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from serve_app.protocol import answer, decode
 from serve_app.settings import Settings
-from shifter.errors import OverloadError
+from shifter.errors import OverloadError, StoreError
 from shifter.portfolio import Portfolio
 from shifter.portfolio.source import Source
 from shifter.switching.calibration import Calibration, Found, find_calibration
@@ -67,8 +68,15 @@ class EdgeService:
             StoreError: if it cannot be read. PackageError, EngineError: as when made.
         """
         source = Source(settings.portfolio)
-        version = source.version()  # first: should a newer one come in between, it is found later
-        return cls(source.open(), settings, version)
+        try:
+            version = source.version()  # first: should a newer one come in between, it is found later
+            portfolio = source.open()
+        except StoreError as error:
+            if "://" in settings.portfolio or Path(settings.portfolio).is_absolute():
+                raise
+            begins = "begins where the node was started ('ray start') or 'serve run' was called"
+            raise StoreError(f"{error}; a relative path {begins}") from error
+        return cls(portfolio, settings, version)
 
     def __init__(self, portfolio: Portfolio, settings: Settings, version: str | None = None) -> None:
         self.settings = settings

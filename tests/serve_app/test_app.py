@@ -22,7 +22,7 @@ from jobs.load import encode
 from serve_app.app import create_app
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
-from shifter.errors import EngineError, OverloadError
+from shifter.errors import EngineError, OverloadError, StoreError
 from shifter.portfolio import Portfolio, pack
 from shifter.switching.engine import OnnxEngine
 
@@ -399,6 +399,14 @@ def replace_file(path: Path, data: bytes) -> None:
     other = path.with_name("other.zip")
     other.write_bytes(data)
     os.replace(other, path)
+
+
+def test_a_place_without_a_portfolio_is_told_and_where_a_relative_one_begins(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"nowhere\.zip: No such file.*; a relative path begins where"):
+        EdgeService.open(Settings(portfolio="nowhere.zip"))
+    with pytest.raises(StoreError) as told:
+        EdgeService.open(Settings(portfolio=str(tmp_path / "nowhere.zip")))
+    assert "relative" not in str(told.value)
 
 
 def test_the_status_tells_engine_memory_and_calibration(portfolio: Portfolio, tmp_path: Path) -> None:

@@ -123,11 +123,11 @@ def test_a_hostile_graph_is_refused_by_the_variants_name(variants: dict[str, Var
 
 def test_a_host_optimises_what_it_has_switched_to(package: bytes) -> None:
     with initialise(Portfolio.open(package), Fixed("v3"), dwell=0.0) as host:
-        engine = host._ready["v3"]
+        engine = host._resident.ready["v3"]
         assert isinstance(engine, OnnxEngine)
         assert engine.is_quick
         before = engine.run(IMAGES)
         host.tick()
-        assert host._ready["v3"] is engine
-        assert not any(one.is_quick for one in host._ready.values())
+        assert host._resident.ready["v3"] is engine
+        assert not any(one.is_quick for one in host._resident.ready.values())
         np.testing.assert_allclose(engine.run(IMAGES), before, rtol=1e-5, atol=1e-6)
