@@ -23,6 +23,7 @@ import typer
 from benchmarks.comparison import Figure, Row, compared, in_rotation, save
 from benchmarks.switching_worker import ALL, Told
 from shifter.portfolio import Portfolio
+from shifter.switching.engines import make_engine
 from shifter.switching.initialise import initialise
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -121,7 +122,11 @@ class _Switched:
         self._names, self._ahead = portfolio.names, ahead
         self._policy = Told(portfolio.names[0])
         self._host = initialise(
-            portfolio, self._policy, dwell=0.0, threads=threads, ahead_bytes=ALL if ahead else 0
+            portfolio,
+            self._policy,
+            dwell=0.0,
+            build=make_engine(threads=threads),
+            ahead_bytes=ALL if ahead else 0,
         )
 
     def milliseconds(self, name: str) -> float:

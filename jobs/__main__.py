@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs import cli, demo, generate, inspect, load, prune
+from jobs import calibrate, cli, demo, generate, inspect, load, prune
 
 app = typer.Typer(name="shifter", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -16,6 +16,7 @@ def shifter(version: cli.Version = False) -> None:
 
 app.command("generate")(generate.main)
 app.command("inspect")(inspect.main)
+app.command("calibrate")(calibrate.main)
 app.command("prune")(prune.main)
 app.command("demo")(demo.main)
 app.command("load")(load.main)

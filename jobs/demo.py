@@ -94,11 +94,11 @@ def serve_and_judge(run: str, recipe: Recipe, console: Console) -> tuple[list[Tr
     from jobs import trial
     from jobs.serving import serving
     from serve_app.settings import Settings
-    from serve_app.source import read_portfolio
     from shifter.data import load
+    from shifter.portfolio import Portfolio
 
     with _step("read the portfolio and the test images", console):
-        portfolio = read_portfolio(run)
+        portfolio = Portfolio.open(run)
         test = load(recipe.data, recipe.seed).test
         smallest, largest = portfolio.names[0], portfolio.names[-1]
         # Two decimals: resized pixels have many more, which JSON would spend its time on.

@@ -80,13 +80,14 @@ def main(
 ) -> None:
     """Show what is in a portfolio: its variants, their profiles, and whether it is undamaged."""
     cli.require("inspect", "edge", "deflate")
-    from serve_app.source import find_package, read_portfolio
+    from shifter.portfolio.source import Source
 
-    opened = read_portfolio(portfolio)
+    source = Source(portfolio)
+    opened = source.open()
     try:
         told = inspect(opened)
     except PackageError as error:
-        raise PackageError(f"{find_package(portfolio)} is damaged: {error}") from None
+        raise PackageError(f"{source.package()} is damaged: {error}") from None
     print(json.dumps(told, indent=2) if as_json else _text(told))
 
 

@@ -18,6 +18,7 @@ from shifter import __version__
 from shifter.errors import OverloadError, RequestError
 
 VARIANT_HEADER = "X-Shifter-Variant"
+PORTFOLIO_HEADER = "X-Shifter-Portfolio"
 
 
 def create_app(service: EdgeService) -> FastAPI:
@@ -54,14 +55,15 @@ def create_app(service: EdgeService) -> FastAPI:
 
     @app.post("/predict", openapi_extra=_REQUEST, responses=_RESPONSES, response_model=None)
     async def predict(request: Request) -> Response:
-        """Classifies the images in the body; the answer names the variant that computed it."""
+        """Classifies the images in the body; the answer names its variant, and that one's portfolio."""
         body = await _read(request, service)
-        variant, content = await service.predict(body, request.headers.get("content-type", ""))
-        return Response(content, media_type=JSON_TYPE, headers={VARIANT_HEADER: variant})
+        answer = await service.predict(body, request.headers.get("content-type", ""))
+        headers = {VARIANT_HEADER: answer.variant, PORTFOLIO_HEADER: answer.portfolio}
+        return Response(answer.content, media_type=JSON_TYPE, headers=headers)
 
     @app.get("/status")
     async def status() -> dict[str, Any]:
-        """The active variant and why, the load, the last switches, the portfolio."""
+        """The active variant and why, the load, the memory, the last switches, the portfolio."""
         return service.status()
 
     @app.get("/docs", include_in_schema=False)
@@ -117,7 +119,7 @@ _REQUEST: dict[str, Any] = {
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The variant, and per image its class and logits.",
-        "headers": {VARIANT_HEADER: {"schema": {"type": "string"}}},
+        "headers": {name: {"schema": {"type": "string"}} for name in (VARIANT_HEADER, PORTFOLIO_HEADER)},
         "content": {JSON_TYPE: {"schema": {"type": "object"}}},
     },
     400: {"description": "The body cannot be read as what it claims to be."},

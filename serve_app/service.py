@@ -2,7 +2,7 @@
 
 The event loop only counts and hands over. Bodies are decoded and answers encoded on one thread;
 the host infers on a second (the engine releases the GIL); deciding and switching have a third, so
-that no request waits for a switch.
+that no request waits for a switch, and looking for a newer portfolio a fourth.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -23,70 +24,120 @@ from serve_app.protocol import answer, decode
 from serve_app.settings import Settings
 from shifter.errors import OverloadError
 from shifter.portfolio import Portfolio
+from shifter.portfolio.source import Source
+from shifter.switching.calibration import Calibration, Found, find_calibration
+from shifter.switching.engines import make_engine
 from shifter.switching.host import Switch
 from shifter.switching.initialise import initialise
-from shifter.switching.policies import Fixed, Slo
-from shifter.values import InputSpec
+from shifter.switching.policies import Fixed, Policy, Slo
+from shifter.switching.providers import CPU
+from shifter.switching.refresh import Refresh
 
 _SHOWN_SWITCHES = 50
 _SHOWN_LATENCIES = 1000
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """An answer as JSON, the variant that computed it, and the digest of the variant's portfolio."""
+
+    content: bytes
+    variant: str
+    portfolio: str
+
+
 class EdgeService:
     """A portfolio being served; an asynchronous context manager, within which it switches.
 
+    Args:
+        version: of the portfolio, as its source told it (`shifter.portfolio.source.Source`); without
+            it, no newer one is looked for.
+
     Raises:
         PackageError: when made, if an entry of the portfolio is damaged.
-        EngineError: when made, if the fixed variant is unknown, or the first one does not run here.
+        EngineError: when made, if the fixed variant is unknown, the first one does not run here, or
+            the memory budget does not hold the smallest.
     """
 
-    def __init__(self, portfolio: Portfolio, settings: Settings) -> None:
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Serves the portfolio of ``settings``.
+
+        Raises:
+            StoreError: if it cannot be read. PackageError, EngineError: as when made.
+        """
+        source = Source(settings.portfolio)
+        version = source.version()  # first: should a newer one come in between, it is found later
+        return cls(source.open(), settings, version)
+
+    def __init__(self, portfolio: Portfolio, settings: Settings, version: str | None = None) -> None:
         self.settings = settings
-        self.input_spec: InputSpec = portfolio.input_spec
         self.limits = settings.limits
-        self._portfolio = portfolio
-        if settings.variant is None:
-            self._host = initialise(portfolio, Slo(settings.objective_ms / 1e3), threads=settings.threads)
-        else:
-            # Nothing is inflated ahead for a policy that never switches.
-            self._host = initialise(
-                portfolio, Fixed(settings.variant), threads=settings.threads, ahead_bytes=0
-            )
+        self._engines = make_engine(settings.engine, settings.providers, settings.threads)
+        # A look soon follows another: storage that fails is not waited for.
+        self._source = Source(settings.portfolio, patience_s=0)
+        self._calibrations: dict[str, Found] = {}
+        self._host = initialise(
+            portfolio,
+            _policy(settings),
+            build=self._engines,
+            memory_bytes=settings.memory_bytes,
+            calibration=self._calibrated(portfolio.digest),
+        )
+        self._refresh: Refresh | None = None
+        if version is not None and settings.refresh_s is not None:
+            self._refresh = Refresh(self._host, self._source, version, calibrated=self._calibrated)
         self._refused = 0
         self._answered: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=_SHOWN_LATENCIES)
         self._pace = 0.0  # seconds of work in the last request answered
         self._codec = ThreadPoolExecutor(1, "codec")
         self._switcher = ThreadPoolExecutor(1, "switcher")
-        self._deciding: asyncio.Task[None] | None = None
+        self._refresher = ThreadPoolExecutor(1, "refresher")
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._deciding = asyncio.create_task(self._decide())
+        self._repeat(self.settings.decide_every_s, self._switcher, lambda: self._host.tick())
+        if self._refresh is not None and self.settings.refresh_s is not None:
+            self._repeat(self.settings.refresh_s, self._refresher, self._refresh.look)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._deciding is not None
-        self._deciding.cancel()
-        await asyncio.gather(self._deciding, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._refresher.shutdown()
         self._switcher.shutdown()
         self._host.close()
         self._codec.shutdown()
 
-    async def _decide(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self.settings.decide_every_s)
-            await loop.run_in_executor(self._switcher, self._host.tick)
+    def _calibrated(self, digest: str) -> Calibration | None:
+        if self._engines.kind != "onnxruntime" or self._engines.providers[0] != CPU:
+            found = Found(None, "calibrations are of ONNX Runtime on the processor")
+        else:
+            found = find_calibration(digest, self._source.package(), threads=self.settings.threads)
+        self._calibrations[digest] = found
+        return found.calibration
+
+    def _repeat(self, every_s: float, thread: ThreadPoolExecutor, action: Callable[[], object]) -> None:
+        async def repeat() -> None:
+            loop = asyncio.get_running_loop()
+            while True:
+                await asyncio.sleep(every_s)
+                await loop.run_in_executor(thread, action)
+
+        self._tasks.append(asyncio.create_task(repeat()))
 
     def check(self) -> None:
         """Raises what ended the deciding, if anything did: a service that cannot switch is ill."""
-        if self._deciding is not None and self._deciding.done():
-            self._deciding.result()
+        for task in self._tasks:
+            if task.done():
+                task.result()
 
-    async def predict(self, body: bytes, content_type: str) -> tuple[str, bytes]:
-        """The variant that answered, and the answer as JSON.
+    async def predict(self, body: bytes, content_type: str) -> Predicted:
+        """The answer, and whose it is.
 
         Raises:
             RequestError: if the body is not what the model reads.
@@ -105,27 +156,41 @@ class EdgeService:
         loop = asyncio.get_running_loop()
         with self._host.request() as request:
             images, decoding = await loop.run_in_executor(
-                self._codec, _timed, decode, body, content_type, self.input_spec, self.limits
+                self._codec, _timed, decode, body, content_type, request.input_spec, self.limits
             )
             answered = await asyncio.wrap_future(request.submit(images))
             content, encoding = await loop.run_in_executor(
-                self._codec, _timed, answer, answered.variant, answered.logits, self.input_spec
+                self._codec, _timed, answer, answered.variant, answered.logits, request.input_spec
             )
             request.overhead = decoding + encoding
         self._pace = request.overhead + answered.seconds
         self._answered[answered.variant] += 1
         self._latencies.append(time.perf_counter() - arrived)
-        return answered.variant, content
+        return Predicted(content, answered.variant, answered.portfolio)
 
     def status(self) -> dict[str, Any]:
         """What ``GET /status`` answers; plain data. Times in milliseconds but where they say UTC."""
         host, settings = self._host.status(), self.settings
         latencies = list(self._latencies)
+        looked = self._refresh.last if self._refresh else None
         return {
-            "model": self._portfolio.model,
-            "portfolio": self._portfolio.digest,
+            "model": host.portfolio.model,
+            "portfolio": host.portfolio.digest,
+            "since": _utc(host.since),
+            "refresh": {
+                "every_s": None if self._refresh is None else settings.refresh_s,
+                "checked": _utc(looked.time) if looked else None,
+                "error": looked.error if looked else None,
+            },
             "active": host.active,
             "reason": host.reason,
+            "engine": {
+                "name": self._engines.kind,
+                "threads": self._engines.threads,
+                "providers": list(self._engines.providers),
+                "absent": dict(self._engines.absent),
+            },
+            "calibration": self._calibrations[host.portfolio.digest].reason,
             "policy": {
                 "name": settings.policy,
                 "variant": settings.variant,
@@ -136,6 +201,11 @@ class EdgeService:
                 "queue": host.queue,
                 "max_queue": settings.max_queue,
             },
+            "memory": {
+                "budget_bytes": settings.memory_bytes,
+                "taken_bytes": host.memory_bytes,
+                "deflated_bytes": host.portfolio.deflated_bytes,
+            },
             "latency_ms": {
                 "requests": len(latencies),
                 "p50": 1e3 * float(np.percentile(latencies, 50)) if latencies else None,
@@ -145,15 +215,21 @@ class EdgeService:
             "refused": self._refused,
             "switches": [_switch(switch) for switch in host.switches[-_SHOWN_SWITCHES:]],
             "variants": [
-                {"name": name, "active": name == host.active, "ready": name in host.ready, **asdict(profile)}
-                for name, profile in self._portfolio.profiles.items()
+                {
+                    "name": name,
+                    "active": name == host.active,
+                    "ready": name in host.ready,
+                    "usable": name in host.usable,
+                    **asdict(profile),
+                }
+                for name, profile in host.portfolio.profiles.items()
             ],
         }
 
 
 def _switch(switch: Switch) -> dict[str, Any]:
     return {
-        "at": datetime.fromtimestamp(switch.time, UTC).isoformat(timespec="milliseconds"),
+        "at": _utc(switch.time),
         "from": switch.before,
         "to": switch.after,
         "reason": switch.reason,
@@ -161,6 +237,14 @@ def _switch(switch: Switch) -> dict[str, Any]:
         "ahead": switch.ahead,
         "error": switch.error,
     }
+
+
+def _utc(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+
+
+def _policy(settings: Settings) -> Policy:
+    return Slo(settings.objective_ms / 1e3) if settings.variant is None else Fixed(settings.variant)
 
 
 def _timed(function: Any, *arguments: Any) -> tuple[Any, float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from serve_app.protocol import Limits
+from shifter.switching.engines import EngineKind
+from shifter.switching.providers import CPU
 
 
 class Settings(BaseModel):
@@ -21,8 +23,14 @@ class Settings(BaseModel):
         variant: for ``fixed``, the one to hold.
         objective_ms: an answer should take no longer, from its arrival at the replica.
         max_queue: requests in the replica at once, being answered or waiting. One more is refused.
+        engine: ``onnxruntime``, or ``torch``, the reference.
+        providers: what the engine runs on, the preferred one first: ``cpu``, ``cuda``, or another of
+            ONNX Runtime's. One that the node lacks is left out, and ``/status`` says so.
         threads: cores that one inference may use.
         cpus: what the replica reserves of the node's logical CPUs in Ray.
+        memory_bytes: what the package and the engines may take together, as a number of bytes or
+            ``512MiB``; by default they are not limited.
+        refresh_s: how often a newer portfolio is looked for; null for never.
         decide_every_s: how often the policy looks at the load.
         max_body_bytes, max_images, max_image_pixels: see `serve_app.protocol.Limits`.
     """
@@ -34,8 +42,12 @@ class Settings(BaseModel):
     variant: str | None = None
     objective_ms: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     max_queue: int = Field(default=64, ge=1, le=10_000)
+    engine: EngineKind = "onnxruntime"
+    providers: tuple[str, ...] = Field(default=(CPU,), min_length=1)
     threads: int = Field(default=1, ge=1)
     cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    memory_bytes: ByteSize | None = Field(default=None, ge=1)
+    refresh_s: float | None = Field(default=30.0, gt=0, allow_inf_nan=False)
     decide_every_s: float = Field(default=0.1, gt=0, le=10)
     max_body_bytes: int = Field(default=Limits.body_bytes, ge=1)
     max_images: int = Field(default=Limits.images, ge=1)

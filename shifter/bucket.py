@@ -99,6 +99,10 @@ class Bucket:
     def exists(self, key: str) -> bool:
         return self.described(key) is not None
 
+    def version(self, key: str) -> str:
+        """Its ETag, by one request without a body."""
+        return _tag(self._object("head_object", key))
+
     def list(self, prefix: str, patiently: Patiently) -> Iterator[str]:
         """One request per page of names, as many as the server likes (S3: 1,000)."""
         more: dict[str, str] = {}

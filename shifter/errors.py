@@ -13,6 +13,7 @@
     ├── GraphError         a network's graph cannot be used                   (also a ValueError)
     ├── InexactError       a reduced variant does not compute what its checkpoint computes
     ├── PackageError       a portfolio is broken, hostile or of another format (also a ValueError)
+    ├── CalibrationError   a calibration is broken, or of another portfolio   (also a ValueError)
     ├── EngineError        a variant cannot be executed on this node
     ├── RequestError       a request to the service cannot be answered        (also a ValueError)
     ├── OverloadError      the service has too much to do to take a request
@@ -65,6 +66,10 @@ class InexactError(ShifterError):
 
 class PackageError(ShifterError, ValueError):
     """A portfolio package is broken, hostile, or of another format version."""
+
+
+class CalibrationError(ShifterError, ValueError):
+    """A calibration is broken, hostile, of another format version, portfolio or node."""
 
 
 class EngineError(ShifterError):

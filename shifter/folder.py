@@ -88,6 +88,10 @@ class Folder:
     def exists(self, key: str) -> bool:
         return self.disk.is_file(self.root / key)
 
+    def version(self, key: str) -> str:
+        with contextlib.closing(self.open(key)) as opened:
+            return opened.version
+
     def list(self, prefix: str, patiently: Patiently) -> Iterator[str]:
         """Drafts among them: their names begin with a dot."""
         for path in self._files(prefix.rpartition("/")[0], patiently):

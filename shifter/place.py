@@ -77,6 +77,9 @@ class Place(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
+    def version(self, key: str) -> str:
+        """That of `open`, without reading a byte. Raises FileNotFoundError if there is no such key."""
+
     def list(self, prefix: str, patiently: Patiently) -> Iterator[str]:
         """Every name that begins with ``prefix``, in any order; some may be no keys."""
 

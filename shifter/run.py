@@ -6,7 +6,6 @@ Where a run's artifacts lie. Layout: ``docs/design.md``, or :class:`Run`'s prope
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from shifter.errors import RunError, TrainingError
+from shifter.node import this_node
 from shifter.recipe import Recipe, differences, identity
 from shifter.store import Store
 from shifter.values import CompressionRatio
@@ -288,7 +288,7 @@ def provenance(seed: int) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version(), **_versions()},
         "seed": seed,
-        "device": _device(),
+        "device": str(this_node()),
     }
 
 
@@ -329,12 +329,3 @@ def _git_commit() -> str | None:
     except FileNotFoundError:
         return None  # no git here
     return described.stdout.strip() or None
-
-
-def _device() -> str:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        model = found[1] if found else model
-    return f"{model}, {os.cpu_count()} cores"

@@ -153,6 +153,10 @@ class Store:
     def exists(self, key: str) -> bool:
         return self._patiently("look up", key, partial(self.place.exists, _checked(key)))
 
+    def version(self, key: str) -> str:
+        """What differs once a key holds other bytes; reads none of them. Raises StoreError as `read`."""
+        return self._patiently("read", _checked(key), partial(self.place.version, key))
+
     def list(self, prefix: str = "") -> list[str]:
         """Every key that begins with ``prefix``, sorted. What killed writers left is no key."""
         patiently = partial(self._patiently, "list", prefix.rpartition("/")[0] or ".")

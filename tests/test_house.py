@@ -139,8 +139,8 @@ def test_a_store_in_a_folder_does_without_the_aws_sdk_and_one_in_a_bucket_says_t
 
 
 def test_reducing_packing_and_switching_run_without_torch_and_ray() -> None:
-    phase_1 = ("shifter.data", "shifter.models", "shifter.training")
-    others = [module for module in modules("shifter") if not module.startswith(phase_1)]
+    with_torch = ("shifter.data", "shifter.models", "shifter.training", "shifter.switching.torch_")
+    others = [module for module in modules("shifter") if not module.startswith(with_torch)]
     code = "\n".join(f"import {module}" for module in others)
     outcome = python_without(frozenset({"torch", "torchvision", "ray"}), code)
     assert outcome.returncode == 0, outcome.stderr
@@ -150,6 +150,17 @@ def test_a_service_is_loaded_without_torch() -> None:
     code = "\n".join(f"import {module}" for module in modules("serve_app"))
     outcome = python_without(frozenset({"torch", "torchvision", "onnxscript", "sklearn"}), code)
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_a_node_is_calibrated_without_torch_ray_and_the_onnx_library(portfolio_path: Path) -> None:
+    arguments = ["calibrate", str(portfolio_path), "--samples", "10", "--batch-limit", "1", "--threads", "1"]
+    code = f"sys.argv[1:] = {arguments!r}\nfrom jobs.__main__ import main\nmain()"
+    missing = frozenset(
+        {"torch", "torchvision", "ray", "onnx", "onnx_ir", "onnxscript", "pyarrow", "sklearn"}
+    )
+    outcome = python_without(missing, code)
+    assert outcome.returncode == 0, outcome.stderr
+    assert list(portfolio_path.parent.glob("*.calibration.json"))
 
 
 def test_nothing_lazy_is_promised_that_is_not_there() -> None:
@@ -243,11 +254,11 @@ def test_a_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
 def test_the_command_from_a_wheel_reads_well_without_extras(wheel: Path) -> None:
     outcome = shifter("--help", cwd=wheel)
     assert outcome.returncode == 0, outcome.stderr
-    for job in ("generate", "inspect", "demo"):
+    for job in ("generate", "inspect", "calibrate", "demo"):
         assert job in outcome.stdout
 
 
-@pytest.mark.parametrize("job", ["generate", "inspect", "demo"])
+@pytest.mark.parametrize("job", ["generate", "inspect", "calibrate", "demo"])
 def test_each_job_has_a_help_without_extras(job: str) -> None:
     outcome = shifter(job, "--help")
     assert outcome.returncode == 0, outcome.stderr

@@ -61,6 +61,16 @@ def test_what_is_written_is_read(store: Store) -> None:
         assert file.read(2) == b"45"
 
 
+def test_a_key_has_another_version_once_it_holds_other_bytes(store: Store) -> None:
+    store.replace("run/portfolio.json", b"first")
+    first = store.version("run/portfolio.json")
+    assert store.version("run/portfolio.json") == first
+    store.replace("run/portfolio.json", b"other")
+    assert store.version("run/portfolio.json") != first
+    with pytest.raises(StoreError, match="there is no run/none in the store"):
+        store.version("run/none")
+
+
 def test_a_key_is_not_overwritten(store: Store) -> None:
     store.write("run/a", b"first")
     with pytest.raises(StoreError, match="run/a is already in the store"):

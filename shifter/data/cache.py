@@ -70,14 +70,6 @@ class Decoded:
     skipped: Skipped
 
 
-def cache_folder(folder: str | None) -> Path:
-    """Where the cache is: as the recipe says, or the environment, or where the user's caches are."""
-    chosen = folder or os.environ.get("SHIFTER_CACHE")
-    if not chosen:
-        chosen = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "shifter")
-    return Path(os.path.abspath(Path(chosen).expanduser()))
-
-
 def decoded(
     source: Source, *, size: int, bad_rows: Literal["refuse", "skip"], folder: Path, memory_limit: int
 ) -> Decoded:

@@ -7,7 +7,7 @@ from typing import assert_never
 import numpy as np
 
 from shifter.data import cifar, digits, folders, parquet
-from shifter.data.cache import Decoded, cache_folder, decoded
+from shifter.data.cache import Decoded, decoded
 from shifter.data.dataset import Dataset, Split, check_images
 from shifter.data.decoding import PIXEL_MAX
 from shifter.data.source import TEST, TRAIN, VALIDATION, Source, local_folder
@@ -23,6 +23,7 @@ from shifter.data_spec import (
     StoredSpec,
     TinyImageNet,
 )
+from shifter.user_cache import cache_folder
 from shifter.values import InputSpec
 
 _MEGABYTE = 2**20

@@ -25,6 +25,7 @@ from shifter.portfolio.coding import Coding, DType, decode, encode
 from shifter.portfolio.container import Entry
 from shifter.portfolio.deflating import inflate, quick_size
 from shifter.portfolio.manifest import EntryRecord, Manifest, TensorRecord, VariantRecord
+from shifter.portfolio.source import Source
 from shifter.values import InputSpec, Profile, Variant
 
 MANIFEST = "manifest.json"
@@ -86,15 +87,17 @@ class Portfolio:
 
     @classmethod
     def open(cls, source: str | Path | bytes) -> Portfolio:
-        """Reads a package from a file, or from its bytes, and checks everything but its content.
+        """Reads a package and checks everything but its content, which is checked as it is inflated.
 
-        The content is checked entry by entry as it is inflated.
+        Args:
+            source: the package's bytes, its file, or a run's folder, whose current package is meant;
+                file and folder may be in a bucket (``s3://bucket/prefix/run``).
 
         Raises:
             PackageError: if the package is broken, hostile, or of another format version.
-            OSError: if the file cannot be read.
+            StoreError: if it cannot be read.
         """
-        return cls(source if isinstance(source, bytes) else Path(source).read_bytes())
+        return cls(source) if isinstance(source, bytes) else Source(str(source)).open()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -154,13 +157,23 @@ class Portfolio:
         return variant
 
     def verify(self) -> None:
-        """Inflates and checks every variant, one at a time.
+        """Inflates and checks every entry, a few at a time.
 
         Raises:
             PackageError: naming the first entry that is not what the manifest declares.
         """
-        for name in self.names:
-            self.inflate(name)
+
+        def check(record: EntryRecord) -> None:  # returns nothing, so that nothing is kept
+            if isinstance(record, TensorRecord):
+                self._tensor(record, check=True)
+            else:
+                self._content(record, check=True)
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for variant in self.manifest.variants:
+                for _ in threads.map(check, variant.entries):
+                    pass
+                self._verified.add(variant.name)
 
     def _content(self, record: EntryRecord, check: bool) -> bytes | bytearray:
         try:

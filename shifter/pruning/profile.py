@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shifter.pruning.graph import is_weight, parse_model
 from shifter.values import Latency
 
 Images = NDArray[np.float32]
@@ -120,6 +119,9 @@ def _binomial(n: int, k: int, p: float) -> float:
 
 def parameter_names(architecture: bytes) -> tuple[str, ...]:
     """The checkpoint's trained tensors: weights, biases, scales and shifts, no running statistics."""
+    # Here, since an edge node measures latencies with this module and has no ONNX library.
+    from shifter.pruning.graph import is_weight, parse_model
+
     graph = parse_model(architecture).graph
     statistics = {
         value.name

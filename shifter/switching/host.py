@@ -1,49 +1,48 @@
-"""The portfolio in a serving process: answers requests, and changes variant off their path."""
+"""The portfolio in a serving process: answers requests, and changes variant, or portfolio, off their path."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shifter.errors import EngineError, PackageError
-from shifter.switching.engines import Engine, QuickEngine
+from shifter.heap import trim
+from shifter.switching.memory import Memory, building_bytes, smallest, usable
+from shifter.switching.policies import choices
+from shifter.switching.resident import Build, Deflated, Resident
 from shifter.switching.switcher import Decision, Observation, Service, Switcher
-from shifter.values import InputSpec, Profile, Variant
+from shifter.values import InputSpec
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
 
 _REMEMBERED = 1000
-_WARM_UP_RUNS = 1
-"""The second run of a session is as fast as any later one, and so is nearly the first."""
-
-
-class Deflated(Protocol):
-    """What the host needs of a portfolio (`shifter.portfolio.Portfolio`)."""
-
-    @property
-    def profiles(self) -> Mapping[str, Profile]: ...
-
-    @property
-    def input_spec(self) -> InputSpec: ...
-
-    def inflate(self, name: str) -> Variant: ...
-
-    def verify(self) -> None: ...
+_AHEAD_BYTES = 256 << 20
+_TRIMS = 2
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Logits, float32 (batch, classes), the variant that computed them, and the engine's seconds."""
+    """What a variant answered.
+
+    Args:
+        logits: float32 (batch, classes).
+        variant: the one that computed them. portfolio: the digest of the portfolio that it is of.
+        seconds: of the engine's call.
+    """
 
     logits: NDArray[np.float32]
     variant: str
     seconds: float
+    portfolio: str
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,23 @@ class Status:
     """What the host says of itself.
 
     Args:
+        portfolio: the one that serves. since: seconds since the epoch, when it began to.
         rate: requests per second, as the last decision saw it. queue: requests inside.
+        usable: variants that run on this node, within the memory budget.
         ready: variants whose engines exist, the active one included.
+        memory_bytes: what packages and engines take (as profiled, the active one included).
         switches: the last ones, oldest first.
     """
 
+    portfolio: Deflated
+    since: float
     active: str
     reason: str
     rate: float
     queue: int
+    usable: tuple[str, ...]
     ready: tuple[str, ...]
+    memory_bytes: int
     switches: tuple[Switch, ...]
 
 
@@ -96,6 +102,11 @@ class Request:
         self._images = 0
         self._answer: Future[Answer] | None = None
 
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the portfolio that will answer this request reads."""
+        return self._resident.portfolio.input_spec
+
     def submit(self, images: NDArray[np.float32]) -> Future[Answer]:
         """Queues normalised images, float32 (batch, channels, height, width); once per request.
 
@@ -104,26 +115,26 @@ class Request:
         """
         assert self._answer is None, "a request is submitted once"
         self._images = len(images)
-        self._answer = self._host._compute(images)
+        self._answer = self._host._compute(self._resident, images)
         return self._answer
 
     def __enter__(self) -> Self:
-        self._host._enter()
+        self._resident = self._host._enter()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._answer is None:
-            self._host._leave(None)
+            self._host._leave(self._resident, None)
         else:  # at once, unless it was given up while being computed
             self._answer.add_done_callback(self._leave)
 
     def _leave(self, answered: Future[Answer]) -> None:
         if answered.cancelled() or answered.exception() is not None:
-            self._host._leave(None)
+            self._host._leave(self._resident, None)
         else:
             answer = answered.result()
             service = Service(answer.variant, self._images, answer.seconds, self.overhead)
-            self._host._leave(service)
+            self._host._leave(self._resident, service)
 
 
 class Host:
@@ -131,16 +142,24 @@ class Host:
 
     Requests are computed in the order of arrival on ``servers`` threads. Each takes the engine
     that is active when its computation begins, and finishes on it: a switch drops none and delays
-    none, and the old engine's memory is given back after its last answer.
+    none, and the old engine's memory is given back after its last answer. A request is answered by
+    the portfolio that served when it came in, so a newer one is taken over in the same way.
 
     It switches within `tick`, which the service calls several times a second, off its event loop.
     Neighbours in size of the active variant are inflated ahead, the smaller one first, as far as
-    ``ahead_bytes`` allow (their ``memory_bytes`` added up, the active variant's not counted).
+    ``ahead_bytes`` and ``memory_bytes`` allow.
 
     Args:
         portfolio: the variants, deflated.
-        build: makes the engine of an inflated variant.
+        switcher: knows those of them that may serve.
+        build: makes the engine of an inflated variant. One that can be optimised serves before it is,
+            where it is waited for (`shifter.switching.engines.QuickEngine`).
         servers: requests computed at once. The switcher should count on as many.
+        memory_bytes: what package and engines may take together at any time, one being built
+            and those that requests are still on included; None for no limit. Engines count as in
+            their profiles.
+        ahead_bytes: what neighbours inflated ahead may take of it; by default what there is, or
+            256 MiB if ``memory_bytes`` is None.
         clock: seconds, for the switcher and durations.
 
     Raises:
@@ -151,27 +170,29 @@ class Host:
         self,
         portfolio: Deflated,
         switcher: Switcher,
-        build: Callable[[Variant], Engine],
+        build: Build,
         *,
         servers: int = 1,
-        ahead_bytes: int = 256 << 20,
+        memory_bytes: int | None = None,
+        ahead_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._portfolio = portfolio
         self._switcher = switcher
         self._build = build
-        self._ahead_bytes = ahead_bytes
+        self._memory = Memory(memory_bytes)
+        self._ahead_bytes = (memory_bytes or _AHEAD_BYTES) if ahead_bytes is None else ahead_bytes
         self._clock = clock
-        self._profiles: dict[str, Profile] = dict(portfolio.profiles)
-        # Replaced as a whole, never changed: who has read it holds a name and an engine that belong together.
-        self._active: tuple[str, Engine] = (switcher.current, self._prepare(switcher.current))
-        self._ready = {switcher.current: self._active[1]}
+        self._resident = Resident(
+            portfolio, switcher.profiles, build, self._memory, self._ahead_bytes, switcher.current
+        )
+        self._since = time.time()
         self._decision = Decision(switcher.current, "the start", 0.0)
         self._history: deque[Switch] = deque(maxlen=_REMEMBERED)
         self._counting = threading.Lock()
         self._requests = self._queue = 0
         self._services: list[Service] = []
         self._switching = threading.Lock()
+        self._trims = 0
         self._servers = ThreadPoolExecutor(servers, thread_name_prefix="server")
 
     def request(self) -> Request:
@@ -186,11 +207,27 @@ class Host:
     @property
     def active(self) -> str:
         """The variant that serves."""
-        return self._active[0]
+        return self._resident.active.name
+
+    @property
+    def portfolio(self) -> Deflated:
+        """The portfolio that serves."""
+        return self._resident.portfolio
 
     def status(self) -> Status:
-        decision, ready, history = self._decision, tuple(self._ready), tuple(self._history)
-        return Status(self.active, decision.reason, decision.rate, self._queue, ready, history)
+        here, decision = self._resident, self._decision
+        return Status(
+            portfolio=here.portfolio,
+            since=self._since,
+            active=here.active.name,
+            reason=decision.reason,
+            rate=decision.rate,
+            queue=self._queue,
+            usable=tuple(here.profiles),
+            ready=tuple(here.ready),
+            memory_bytes=self._memory.taken,
+            switches=tuple(self._history),
+        )
 
     def tick(self) -> Decision:
         """Observes, decides, and does what was decided; returns when it is done.
@@ -199,17 +236,66 @@ class Host:
         that was not inflated ahead takes as long as inflating, building and warming up take.
         """
         with self._switching:
+            self._resident.optimise()  # what serves since the start, or since a portfolio was taken over
             with self._counting:
-                seen = Observation(self._clock(), self._requests, self._queue, tuple(self._services))
+                seen = Observation(
+                    self._clock(), self._requests, self._queue, tuple(self._services), self._free_bytes()
+                )
                 self._requests = 0
                 self._services = []
             self._decision = self._switcher.observe(seen)
             if self._decision.variant != self.active:
                 self._switch(self._decision)
-            self._optimise()
+            self._resident.optimise()
             self._inflate_ahead()
-            self._optimise()
+            self._give_back()
             return self._decision
+
+    def take_over(self, portfolio: Deflated, calibration: Calibration | None = None) -> None:
+        """Lets another portfolio serve, from the next request on; returns when it does.
+
+        All of it is checked, its first variant inflated and warmed up, before anything changes:
+        that of the active one's name, or else the one that the policy starts with; where both
+        portfolios with it exceed the budget, the smallest. What is known of the load stays known.
+
+        Args:
+            calibration: what was measured of it on this node; by default its profiles count.
+
+        Raises:
+            PackageError: if it is damaged, or reads or tells something else than the one that serves.
+            EngineError: if it lacks a fixed variant, does not run here, or does not fit the budget
+                beside the old one.
+            MemoryError: if there is not enough of it.
+        """
+        _require_same_interface(self._resident.portfolio.input_spec, portfolio.input_spec)
+        portfolio.verify()
+        with self._switching:
+            old, limit = self._resident, self._memory.limit
+            profiles = choices(self._switcher.policy, portfolio.profiles)
+            profiles = usable(profiles, portfolio.deflated_bytes, limit)
+            switcher = self._switcher.renewed(profiles, calibration)
+            self._drop_all_but(())
+            old.optimise()
+            if limit is not None:
+                held = old.portfolio.deflated_bytes + old.profiles[old.active.name].memory_bytes
+                room = limit - held - portfolio.deflated_bytes
+                if building_bytes(switcher.profiles[switcher.current]) > room:
+                    switcher.current = smallest(switcher.profiles)
+            new = Resident(
+                portfolio,
+                switcher.profiles,
+                self._build,
+                self._memory,
+                self._ahead_bytes,
+                switcher.current,
+                beside=(old.portfolio, old.active.engine),
+            )
+            with self._counting:
+                # From here on, what is answered on the old one says nothing of the new one's variants.
+                self._resident, self._switcher, self._services = new, switcher, []
+            self._since = time.time()
+            self._decision = Decision(switcher.current, "a newer portfolio", self._decision.rate)
+            self._trims = _TRIMS
 
     def close(self) -> None:
         """Answers what is queued, then ends the threads."""
@@ -221,80 +307,90 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _enter(self) -> None:
+    def _enter(self) -> Resident:
         with self._counting:
             self._requests += 1
             self._queue += 1
+            return self._resident
 
-    def _leave(self, service: Service | None) -> None:
+    def _leave(self, resident: Resident, service: Service | None) -> None:
         with self._counting:
             self._queue -= 1
-            if service is not None:
+            if service is not None and resident is self._resident:
                 self._services.append(service)
 
-    def _compute(self, images: NDArray[np.float32]) -> Future[Answer]:
-        return self._servers.submit(self._answer, images)
+    def _compute(self, resident: Resident, images: NDArray[np.float32]) -> Future[Answer]:
+        return self._servers.submit(self._answer, resident, images)
 
-    def _answer(self, images: NDArray[np.float32]) -> Answer:
-        name, engine = self._active
+    def _answer(self, resident: Resident, images: NDArray[np.float32]) -> Answer:
+        name, engine = resident.active
         begin = self._clock()
         logits = engine.run(images)
-        return Answer(logits, name, self._clock() - begin)
+        return Answer(logits, name, self._clock() - begin, resident.portfolio.digest)
 
-    def _prepare(self, name: str) -> Engine:
-        """Inflates a variant, builds its engine, and runs it until it is warm."""
-        engine = self._build(self._portfolio.inflate(name))
-        image = np.zeros((1, *self._portfolio.input_spec.shape), np.float32)
-        for _ in range(_WARM_UP_RUNS):
-            engine.run(image)
-        return engine
+    def _free_bytes(self) -> int | None:
+        limit = self._memory.limit
+        return None if limit is None else limit - self._resident.portfolio.deflated_bytes
 
     def _switch(self, decision: Decision) -> None:
-        begin = self._clock()
-        before, after = self.active, decision.variant
-        ahead = after in self._ready
+        here, begin = self._resident, self._clock()
+        ahead = decision.variant in here.ready
         if not ahead:
             # What is ready but neither serves nor will is in the way of what is to come.
-            self._keep({before})
-        if ahead or self._make_ready(after, decision.reason):
-            self._active = (after, self._ready[after])
+            self._drop_all_but(())
+        for after in here.steps_to(decision.variant):
+            before = here.active.name
+            if not self._make_ready(after, decision.reason):
+                self._switcher.current = before
+                return
+            here.activate(after)
             seconds = self._clock() - begin
             self._history.append(Switch(time.time(), before, after, decision.reason, seconds, ahead))
+            if after != decision.variant:  # the step in between is there to make room
+                self._drop_all_but(())
+                here.optimise()
 
     def _make_ready(self, name: str, reason: str) -> bool:
-        begin = self._clock()
+        here, begin = self._resident, self._clock()
         try:
-            engine = self._prepare(name)
+            here.make_ready(name)
         except (EngineError, PackageError, MemoryError) as problem:
             # It will not run next time either: the others serve on without it.
             self._switcher.exclude(name, self.active)
-            del self._profiles[name]
+            here.exclude(name)
             seconds = self._clock() - begin
             error = f"{type(problem).__name__}: {problem}"
             self._history.append(Switch(time.time(), self.active, name, reason, seconds, False, error))
             return False
-        self._ready = {**self._ready, name: engine}
         return True
 
-    def _optimise(self) -> None:
-        """What answers quickly after a switch becomes what answers fast; off the path of requests."""
-        for engine in self._ready.values():
-            if isinstance(engine, QuickEngine):
-                engine.optimise()
-
-    def _keep(self, names: set[str]) -> None:
-        self._ready = {name: engine for name, engine in self._ready.items() if name in names}
-
     def _inflate_ahead(self) -> None:
-        names = list(self._profiles)
-        here = names.index(self.active)
-        wanted = []
-        room = self._ahead_bytes
-        for neighbour in (here - 1, here + 1):
-            if 0 <= neighbour < len(names) and self._profiles[names[neighbour]].memory_bytes <= room:
-                wanted.append(names[neighbour])
-                room -= self._profiles[names[neighbour]].memory_bytes
-        self._keep({self.active, *wanted})
+        wanted = self._resident.ahead()
+        self._drop_all_but(wanted)
         for name in wanted:
-            if name not in self._ready:
-                self._make_ready(name, "inflated ahead")
+            self._make_ready(name, "inflated ahead")
+            self._resident.optimise()
+
+    def _drop_all_but(self, names: Iterable[str]) -> None:
+        if self._resident.keep(names):
+            self._trims = _TRIMS
+
+    def _give_back(self) -> None:
+        """The memory of what was dropped; a tick later again, when requests have let go of it as well."""
+        if self._trims:
+            self._trims -= 1
+            trim()
+
+
+def _require_same_interface(old: InputSpec, new: InputSpec) -> None:
+    """What clients send and read must stay: pixels of one shape and range, classes by number and name."""
+    if (old.shape, old.pixel_max, old.classes) != (new.shape, new.pixel_max, new.classes):
+        raise PackageError(
+            f"it reads {_described(new)}; clients of the one that serves send {_described(old)}: "
+            "serve it as another application"
+        )
+
+
+def _described(spec: InputSpec) -> str:
+    classes = f"{len(spec.classes)} classes ({spec.classes[0]}, …, {spec.classes[-1]})"
+    return f"pixels of shape {spec.shape} up to {spec.pixel_max:g} for {classes}"

@@ -40,12 +40,14 @@ class Observation:
         requests: how many arrived.
         queue: requests inside now, waiting or being worked on.
         services: the requests answered.
+        free_bytes: what variants may take besides the package; None if that is not known.
     """
 
     time: float
     requests: int = 0
     queue: int = 0
     services: tuple[Service, ...] = ()
+    free_bytes: int | None = None
 
     def __post_init__(self) -> None:
         assert self.requests >= 0, self

@@ -154,3 +154,15 @@ class Slo:
         if serves:
             return f"{name} is {busy:.0%} busy and answers in {milliseconds}"
         return f"{name} would be {busy:.0%} busy and answer in {milliseconds}"
+
+
+def choices(policy: Policy, profiles: Mapping[str, Profile]) -> dict[str, Profile]:
+    """The variants that a policy may ever choose.
+
+    Raises:
+        EngineError: if it is fixed to one that is not among them.
+    """
+    if isinstance(policy, Fixed):
+        name = policy.start(profiles)
+        return {name: profiles[name]}
+    return dict(profiles)

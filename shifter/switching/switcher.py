@@ -5,14 +5,20 @@ No clock, thread or I/O of its own: a service and a replay of a day's traffic ru
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from shifter.errors import EngineError
 from shifter.switching.load import Load, Observation, Service
 from shifter.switching.policies import Fixed, Policy, Situation, Slo
 from shifter.switching.service_time import ServiceTimes
 from shifter.values import Profile
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
 
 __all__ = ["Decision", "Fixed", "Observation", "Policy", "Service", "Slo", "Switcher"]
 
@@ -33,13 +39,20 @@ class Switcher:
         profiles: the variants to choose from, smallest first (`Portfolio.profiles`).
         dwell: least seconds between two switches. One switch may go several sizes at once.
         servers: requests that the service computes at once.
+        calibration: what was measured on this node, which counts more than the profiles.
 
     Raises:
         EngineError: if there are no variants, or a setting is out of range.
     """
 
     def __init__(
-        self, profiles: Mapping[str, Profile], policy: Policy, *, dwell: float = 2.0, servers: int = 1
+        self,
+        profiles: Mapping[str, Profile],
+        policy: Policy,
+        *,
+        dwell: float = 2.0,
+        servers: int = 1,
+        calibration: Calibration | None = None,
     ) -> None:
         if not profiles or dwell < 0 or servers < 1:
             raise EngineError(
@@ -47,11 +60,11 @@ class Switcher:
                 f"{len(profiles)}, {dwell} s and {servers}"
             )
         self._profiles = dict(profiles)
-        self._policy = policy
+        self.policy = policy
         self._dwell = dwell
         self._servers = servers
         self._load = Load()
-        self._times = ServiceTimes(profiles)
+        self._times = ServiceTimes(profiles, calibration)
         self._last_switch: float | None = None
         self.current = policy.start(profiles)
         """The variant last decided on."""
@@ -72,7 +85,7 @@ class Switcher:
             waiting=max(0.0, self._load.queue - self._servers),
             servers=self._servers,
         )
-        chosen, reason = self._policy.choose(now)
+        chosen, reason = self.policy.choose(now)
         if self._last_switch is None:
             # The start counts as a switch: there is nothing yet to judge by.
             self._last_switch = seen.time
@@ -82,6 +95,26 @@ class Switcher:
             else:
                 self.current, self._last_switch = chosen, seen.time
         return Decision(self.current, reason, self._load.rate)
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        """The variants to choose from, smallest first."""
+        return MappingProxyType(self._profiles)
+
+    def renewed(self, profiles: Mapping[str, Profile], calibration: Calibration | None = None) -> Switcher:
+        """A switcher of another portfolio that knows what this one does of load and node.
+
+        It begins with the variant of the current one's name, or else where the policy starts. This one
+        is not to be used any more once that one observes.
+
+        Raises:
+            EngineError: if a fixed variant is not among ``profiles``.
+        """
+        new = copy.copy(self)
+        new._profiles = dict(profiles)
+        new._times = self._times.renewed(profiles, calibration)
+        new.current = self.current if self.current in profiles else self.policy.start(profiles)
+        return new
 
     def exclude(self, variant: str, serving: str) -> None:
         """Takes out a variant that turned out not to run on this node; ``serving`` still serves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from shifter.training.heap import give_own_pages
+from shifter.heap import give_own_pages
 
 
 def set_up(threads: int, *, own_pages: bool = False) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shifter.data import cache as caching
-from shifter.data.cache import cache_folder, decoded
+from shifter.data.cache import decoded
 from shifter.data.source import Row, Source, local_file
 from shifter.errors import DataError
 
@@ -226,14 +226,3 @@ def test_a_cache_that_cannot_be_written_is_named(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"/file cannot be used: .*data\.cache or \$SHIFTER_CACHE"):
         build(source(), tmp_path / "file")
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder("/a/b") == Path("/a/b")
-    assert cache_folder(None) == tmp_path / "cache"
-    monkeypatch.delenv("SHIFTER_CACHE")
-    assert cache_folder(None) == tmp_path / ".cache/shifter"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder(None) == Path("/xdg/shifter")

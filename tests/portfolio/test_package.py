@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shifter.errors import PackageError
+from shifter.errors import PackageError, StoreError
 from shifter.portfolio import Portfolio, container, pack
 from shifter.portfolio.container import Entry
 from shifter.values import Exactness, InputSpec, Variant
@@ -101,7 +101,7 @@ def test_it_opens_from_a_file(package: bytes, tmp_path: Path) -> None:
     path = tmp_path / "portfolio.zip"
     path.write_bytes(package)
     assert Portfolio.open(path).digest == Portfolio.open(str(path)).digest == Portfolio.open(package).digest
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreError, match=r"absent\.zip: No such file"):
         Portfolio.open(tmp_path / "absent.zip")
 
 

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import ctypes, sys
 from pathlib import Path
-from shifter.training.heap import give_own_pages
+from shifter.heap import give_own_pages
 
 def resident():
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
@@ -23,7 +23,7 @@ before = resident()
 blocks = [libc.malloc(4 * 2**20) for _ in range(32)]
 for block in blocks:
     ctypes.memset(block, 1, 4 * 2**20)
-libc.malloc(100_000)  # stays, above them
+libc.malloc(2**20)  # stays, above them
 for block in blocks:
     libc.free(block)
 print(resident() - before)
@@ -43,9 +43,39 @@ def test_large_blocks_leave_no_memory_behind():
     assert kept_mib("own pages") < 10
 
 
+TRIMMED = """
+import ctypes
+from pathlib import Path
+from shifter.heap import trim
+
+def resident():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(60_000) for _ in range(1000)]
+for block in blocks:
+    ctypes.memset(block, 1, 60_000)
+libc.malloc(60_000)  # stays, above them
+for block in blocks:
+    libc.free(block)
+before = resident()
+trim()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is glibc's")
+def test_what_lies_free_between_small_blocks_is_given_back():
+    done = subprocess.run([sys.executable, "-c", TRIMMED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 40
+
+
 def test_another_c_library_is_left_alone(monkeypatch):
-    from shifter.training import heap
+    from shifter import heap
 
     monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(heap.ctypes, "CDLL", None)
     assert not heap.give_own_pages()
+    heap.trim()

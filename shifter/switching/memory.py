@@ -1,0 +1,96 @@
+"""The memory budget: which variants can serve within it, and what of it is taken."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Collection, Mapping
+
+from shifter.errors import EngineError
+from shifter.values import Profile
+
+_POLL_S = 0.002
+_POLLS_PER_COLLECTION = 500
+
+
+def building_bytes(profile: Profile) -> int:
+    """What a variant takes while its engine is built: the engine, and the tensors that it is built from."""
+    return profile.memory_bytes + profile.tensor_bytes
+
+
+def smallest(profiles: Mapping[str, Profile]) -> str:
+    """The variant that takes the least memory."""
+    return min(profiles, key=lambda name: building_bytes(profiles[name]))
+
+
+def usable(
+    profiles: Mapping[str, Profile], package_bytes: int, memory_bytes: int | None
+) -> dict[str, Profile]:
+    """The variants that can serve within a budget, in their order.
+
+    One serves while the next is built, and where a pair does not fit, the smallest serves between
+    the two. So a variant is usable if it fits beside the smallest, each of them being built.
+
+    Args:
+        package_bytes: of the package, which stays in memory. memory_bytes: the budget; None for none.
+
+    Raises:
+        EngineError: if not even the smallest fits, with the bytes that it needs.
+    """
+    if memory_bytes is None:
+        return dict(profiles)
+    first = smallest(profiles)
+    least = package_bytes + building_bytes(profiles[first])
+    if least > memory_bytes:
+        raise EngineError(
+            f"memory_bytes is {memory_bytes}: the package takes {package_bytes}, and {first} with it "
+            f"{least}; give at least {least}"
+        )
+
+    def fits(name: str) -> bool:
+        pair = (profiles[name], profiles[first])
+        larger = max(profile.tensor_bytes for profile in pair)
+        return package_bytes + sum(profile.memory_bytes for profile in pair) + larger <= memory_bytes
+
+    return {name: profile for name, profile in profiles.items() if name == first or fits(name)}
+
+
+class Memory:
+    """What of a budget is taken. A thing counts as long as it exists: an engine, until the last
+    request on it is answered.
+
+    Args:
+        limit: the budget in bytes; None for none.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._bytes: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+
+    def count(self, thing: object, nbytes: int) -> None:
+        """From here on, until it is gone."""
+        with self._lock:
+            self._bytes[thing] = nbytes
+
+    @property
+    def taken(self) -> int:
+        """Bytes of all that exists."""
+        with self._lock:
+            return sum(self._bytes.values())
+
+    def wait_until_only(self, kept: Collection[object]) -> None:
+        """Returns once nothing that was counted exists but ``kept``; others have let go of the rest."""
+        known = {id(thing) for thing in kept}
+        waited = 0
+        while not self._things() <= known:
+            time.sleep(_POLL_S)
+            waited += 1
+            if waited % _POLLS_PER_COLLECTION == 0:
+                gc.collect()  # should an engine be part of a cycle
+
+    def _things(self) -> set[int]:
+        with self._lock:
+            return {id(thing) for thing in self._bytes}

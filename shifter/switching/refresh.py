@@ -1,0 +1,97 @@
+"""A newer portfolio, looked for while one is served, and taken over when it is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from shifter.errors import PackageError
+from shifter.switching.host import Host
+from shifter.switching.resident import Deflated
+
+if TYPE_CHECKING:
+    from shifter.switching.calibration import Calibration
+
+
+class Source(Protocol):
+    """Where the portfolio lies (`shifter.portfolio.source.Source`)."""
+
+    def version(self) -> str:
+        """What differs once another portfolio is there; cheap."""
+
+    def open(self) -> Deflated: ...
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The last look for another portfolio.
+
+    Args:
+        time: seconds since the epoch, when it was over.
+        error: why what is there does not serve, or why it is not known what is there; None if all is well.
+    """
+
+    time: float
+    error: str | None
+
+
+class Refresh:
+    """Looks whether the source has another portfolio than the one that serves, and hands it to the host.
+
+    Another is any whose version differs, an older one that was named again included. It is read and
+    checked, and taken over if it can be (`Host.take_over`); else the one that serves goes on, and
+    the other is not tried again until the version changes. Storage that fails is asked again.
+
+    Args:
+        version: that of the portfolio that serves, as the source told it before that was opened.
+        calibrated: what was measured on this node of a portfolio with that digest, if anything was.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        source: Source,
+        version: str,
+        *,
+        calibrated: Callable[[str], Calibration | None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._host = host
+        self._source = source
+        self._version = version
+        self._calibrated = calibrated
+        self._clock = clock
+        self._refusal: tuple[str, str] | None = None  # the version that is there, and why it does not serve
+        self.last: Checked | None = None
+        """The last look; replaced as a whole."""
+
+    def look(self) -> None:
+        """Returns when what is there serves, or is refused. Meant for one thread, off the event loop."""
+        try:
+            error = self._look()
+        except (OSError, PackageError) as problem:
+            error = str(problem)
+        self.last = Checked(self._clock(), error)
+
+    def _look(self) -> str | None:
+        version = self._source.version()
+        if version == self._version:
+            self._refusal = None
+        elif self._refusal is None or self._refusal[0] != version:
+            self._refusal = None
+            try:
+                self._take(version)
+            except OSError:
+                raise
+            except Exception as problem:  # noqa: BLE001 - whatever it is, the one that serves goes on
+                self._refusal = (version, f"{type(problem).__name__}: {problem}")
+        return self._refusal[1] if self._refusal else None
+
+    def _take(self, version: str) -> None:
+        portfolio = self._source.open()
+        if portfolio.digest != self._host.portfolio.digest:
+            self._host.take_over(portfolio, self._calibrated(portfolio.digest))
+        self._version = version

@@ -1,0 +1,211 @@
+"""The budget: what may serve within it, and that no moment exceeds it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shifter.errors import EngineError
+from shifter.portfolio import Portfolio
+from shifter.switching.engine import OnnxEngine
+from shifter.switching.host import Host
+from shifter.switching.initialise import initialise
+from shifter.switching.memory import Memory, building_bytes, usable
+from shifter.switching.policies import Fixed, Slo
+from shifter.switching.switcher import Switcher
+from shifter.values import Profile, Variant
+
+from .conftest import ProfileMaker
+from .test_host import IMAGES, Tour, submit
+
+PACKAGE = 5000
+
+
+@pytest.fixture
+def growing(make_profile: ProfileMaker) -> dict[str, Profile]:
+    """Engines of 1,000, 2,000 and 8,000 bytes, each built from 400 bytes of tensors."""
+    return {
+        f"v{index}": make_profile(1.0, 2.0, 0.9, memory_bytes=size)
+        for index, size in enumerate((1000, 2000, 8000))
+    }
+
+
+def test_without_a_budget_all_may_serve(growing: dict[str, Profile]) -> None:
+    assert usable(growing, PACKAGE, None) == growing
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "names"),
+    [
+        (PACKAGE + 1400, ["v0"]),
+        (PACKAGE + 3399, ["v0"]),
+        (PACKAGE + 3400, ["v0", "v1"]),
+        (PACKAGE + 9399, ["v0", "v1"]),
+        (PACKAGE + 9400, ["v0", "v1", "v2"]),
+    ],
+)
+def test_what_fits_beside_the_smallest_may_serve(
+    growing: dict[str, Profile], memory_bytes: int, names: list[str]
+) -> None:
+    assert list(usable(growing, PACKAGE, memory_bytes)) == names
+
+
+def test_a_budget_below_the_smallest_is_refused_with_what_is_needed(growing: dict[str, Profile]) -> None:
+    with pytest.raises(EngineError, match=r"memory_bytes is 6399: .* v0 .* give at least 6400"):
+        usable(growing, PACKAGE, PACKAGE + 1399)
+
+
+def test_the_service_refuses_it_at_the_start(portfolio: Portfolio) -> None:
+    least = portfolio.deflated_bytes + 1400
+    with pytest.raises(EngineError, match=f"give at least {least}"):
+        initialise(portfolio, Slo(0.05), memory_bytes=least - 1)
+    with initialise(portfolio, Slo(0.05), memory_bytes=least) as host:
+        assert host.status().usable == ("v0",)
+        assert host.tick().variant == "v0"
+
+
+def test_a_fixed_variant_needs_room_for_itself_alone(portfolio: Portfolio) -> None:
+    least = portfolio.deflated_bytes + 1400
+    with initialise(portfolio, Fixed("v4"), memory_bytes=least) as host:
+        assert submit(host, IMAGES).result().variant == "v4"
+    with pytest.raises(EngineError, match=f"v4 with it {least}"):
+        initialise(portfolio, Fixed("v4"), memory_bytes=least - 1)
+
+
+def test_what_is_counted_counts_until_it_is_gone() -> None:
+    memory = Memory(100)
+    first, second = Portfolio.__new__(Portfolio), Portfolio.__new__(Portfolio)
+    memory.count(first, 30)
+    memory.count(second, 40)
+    assert memory.taken == 70
+    held = [second]
+    threading.Timer(0.05, held.clear).start()
+    del second
+    memory.wait_until_only([first])
+    assert memory.taken == 30
+
+
+class Ledger:
+    """Counts what exists while each engine is built, as the real thing would be counted."""
+
+    def __init__(self, portfolio: Portfolio, memory_bytes: int) -> None:
+        self.portfolio, self.limit, self.host = portfolio, memory_bytes, None
+        self.most = 0
+
+    def __call__(self, variant: Variant) -> OnnxEngine:
+        taken = self.portfolio.deflated_bytes if self.host is None else self.host.status().memory_bytes
+        self.most = max(self.most, taken + building_bytes(variant.profile))
+        assert self.most <= self.limit
+        return OnnxEngine(variant.graph, variant.tensors)
+
+
+def touring(portfolio: Portfolio, memory_bytes: int, names: Iterable[str]) -> tuple[Host, Ledger]:
+    profiles = usable(portfolio.profiles, portfolio.deflated_bytes, memory_bytes)
+    build = Ledger(portfolio, memory_bytes)
+    switcher = Switcher(profiles, Tour(*(name for name in names if name in profiles)), dwell=0.0)
+    build.host = Host(portfolio, switcher, build, memory_bytes=memory_bytes)
+    return build.host, build
+
+
+@pytest.mark.parametrize("engines", [2, 2.5, 3, 4])
+def test_no_switch_exceeds_the_budget_and_every_variant_is_reached(
+    portfolio: Portfolio, engines: float
+) -> None:
+    """Profiles of 1,000 bytes each, built from 400."""
+    names = ["v4", "v0", "v3", "v1", "v2"]
+    memory_bytes = portfolio.deflated_bytes + int(1000 * engines) + 400
+    host, _ = touring(portfolio, memory_bytes, names)
+    with host:
+        for name in names * 3:
+            assert host.tick().variant == host.active == name
+            assert submit(host, IMAGES).result().variant == name
+            assert len(host.status().ready) == min(int(engines), 3 if name in ("v1", "v2", "v3") else 2)
+        assert all(switch.error is None for switch in host.status().switches)
+
+
+def test_where_a_pair_does_not_fit_the_smallest_serves_between(
+    variants: dict[str, Variant], make_profile: ProfileMaker
+) -> None:
+    from dataclasses import replace
+
+    from shifter.portfolio import pack
+    from shifter.values import InputSpec
+
+    sizes = {"v0": 100, "v1": 1000, "v2": 1000}
+    some = [
+        replace(variants[n], profile=replace(variants[n].profile, memory_bytes=m)) for n, m in sizes.items()
+    ]
+    spec = InputSpec(1, 6, 6, 16.0, (0.3,), (0.5,), ("zero", "one", "two"))
+    portfolio = Portfolio.open(pack(some, spec, model="tiny", provenance={}))
+    host, build = touring(portfolio, portfolio.deflated_bytes + 1500, ["v2", "v1"])
+    with host:
+        for name in ("v2", "v1", "v2"):
+            assert host.tick().variant == host.active == name
+        passed = [(switch.before, switch.after) for switch in host.status().switches]
+        # It starts with v1, the median.
+        assert passed == [("v1", "v0"), ("v0", "v2"), ("v2", "v0"), ("v0", "v1"), ("v1", "v0"), ("v0", "v2")]
+        assert build.most == build.limit
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=6), st.integers(1, 40_000))
+def test_whatever_may_serve_can_be_reached_from_whatever_does(sizes: list[int], memory_bytes: int) -> None:
+    from .conftest import _profile
+
+    profiles = {f"v{i}": _profile(1.0, 2.0, 0.9, memory_bytes=size) for i, size in enumerate(sizes)}
+    try:
+        able = usable(profiles, PACKAGE, memory_bytes)
+    except EngineError:
+        assert PACKAGE + min(sizes) + 400 > memory_bytes
+        return
+    first = min(able, key=lambda name: building_bytes(able[name]))
+    for name in able:
+        if name != first:
+            assert PACKAGE + able[name].memory_bytes + building_bytes(able[first]) <= memory_bytes
+            assert PACKAGE + able[first].memory_bytes + building_bytes(able[name]) <= memory_bytes
+
+
+class Held:
+    """Real engines, of which those that compute two images do so only once the gate is open."""
+
+    def __init__(self) -> None:
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def __call__(self, variant: Variant) -> HeldEngine:
+        return HeldEngine(variant, self)
+
+
+class HeldEngine:
+    def __init__(self, variant: Variant, held: Held) -> None:
+        self._engine, self._held = OnnxEngine(variant.graph, variant.tensors), held
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        if len(images) == 2:
+            self._held.entered.set()
+            assert self._held.gate.wait(60)
+        return self._engine.run(images)
+
+
+def test_an_engine_that_a_request_is_on_counts_until_it_is_answered(portfolio: Portfolio) -> None:
+    """There is room for two: the third is built when the first has answered its last request."""
+    build = Held()
+    switcher = Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0)
+    memory_bytes = portfolio.deflated_bytes + 2400
+    with Host(portfolio, switcher, build, servers=2, memory_bytes=memory_bytes, ahead_bytes=0) as host:
+        started = submit(host, IMAGES[:2])
+        assert build.entered.wait(60)
+        host.tick()
+        assert host.active == "v0"
+        ticking = threading.Thread(target=host.tick)
+        ticking.start()
+        ticking.join(0.2)
+        assert ticking.is_alive()
+        assert submit(host, IMAGES).result().variant == "v0"
+        build.gate.set()
+        assert started.result().variant == "v2"
+        ticking.join(60)
+        assert host.active == "v4"
