@@ -1,6 +1,7 @@
 """Which engine runs a portfolio, and on what: by preference, and what is missing is said."""
 
 import logging
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,14 @@ def test_settings_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(EngineError, match=why):
             make_engine(*arguments)  # type: ignore[arg-type]
+
+
+def test_a_node_without_torch_has_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shifter.switching.torch_engine", raising=False)
+    monkeypatch.delattr("shifter.switching.torch_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(EngineError, match="needs torch, which is not on this node"):
+        make_engine("torch")
 
 
 @pytest.mark.skipif(
