@@ -20,6 +20,7 @@ import typer
 
 from jobs import cli
 from jobs.console import Console, Style
+from jobs.progress import clock
 from shifter.errors import PackageError
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def calibrate(
     node = this_node()
     say(
         f"{len(portfolio.names)} variants of {portfolio.model} on {node}; images in a call: "
-        f"{_list(plan.batches)}; threads: {_list(threads)}. If the profiles are right here, it takes "
-        f"about {plan.seconds(portfolio.profiles):.0f} s"
+        f"{_list(plan.batches)}; threads: {_list(threads)}. If the profiles are right here, this "
+        f"takes about {clock(plan.seconds(portfolio.profiles))}"
     )
     load = os.getloadavg()[0]
     if load >= _BUSY:

@@ -121,8 +121,9 @@ def _vaguest(calibration: Calibration) -> str | None:
     variant, times, at = max(measured, key=lambda one: _scatter(one[2].latency))
     if (scatter := _scatter(at.latency)) <= _VAGUE:
         return None
+    images = "one image" if at.images == 1 else f"{at.images} images"
     return (
-        f"{variant.name} with {_threads(times.threads)} and {at.images} images is only known to "
+        f"{variant.name} with {_threads(times.threads)} and {images} is only known to "
         f"± {scatter:.0%}: calibrate again while less else runs, or with more --samples."
     )
 
