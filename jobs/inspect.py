@@ -1,4 +1,4 @@
-"""What is in a portfolio: its variants, their profiles, and whether every byte is as it was packed.
+"""What is in a portfolio: its variants, their profiles, how they are stored, and whether they are whole.
 
 ::
 
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from shifter.errors import PackageError
 
 if TYPE_CHECKING:
     from shifter.portfolio import Portfolio
+    from shifter.portfolio.manifest import VariantRecord
 
 
 def inspect(portfolio: Portfolio) -> dict[str, Any]:
@@ -26,43 +28,73 @@ def inspect(portfolio: Portfolio) -> dict[str, Any]:
         PackageError: if anything in it is not what its manifest declares.
     """
     portfolio.verify()
-    spec = portfolio.input_spec
     return {
         "model": portfolio.model,
         "digest": portfolio.digest,
+        "format_version": portfolio.manifest.version,
         "deflated_bytes": portfolio.deflated_bytes,
-        "input": spec.to_json(),
+        "input": portfolio.input_spec.to_json(),
         "provenance": portfolio.manifest.provenance,
         "variants": [
             {
-                "name": name,
-                "inflated_bytes": portfolio.inflated_bytes(name),
-                "profile": profile.to_json(),
+                "name": variant.name,
+                "deflated_bytes": variant.deflated_bytes,
+                "inflated_bytes": variant.inflated_bytes,
+                "codings": _codings(variant),
+                "profile": variant.profile.to_json(),
             }
-            for name, profile in portfolio.profiles.items()
+            for variant in portfolio.manifest.variants
         ],
         "integrity": "whole",
     }
 
 
+def _codings(variant: VariantRecord) -> dict[str, dict[str, int]]:
+    """What is stored in each coding: how many tensors, and their bytes before and after."""
+    found: dict[str, dict[str, int]] = {}
+    for tensor in variant.tensors:
+        sums = found.setdefault(tensor.coding, {"tensors": 0, "deflated_bytes": 0, "inflated_bytes": 0})
+        sums["tensors"] += 1
+        sums["deflated_bytes"] += tensor.deflated
+        sums["inflated_bytes"] += tensor.tensor_bytes
+    return dict(sorted(found.items()))
+
+
 def _text(told: dict[str, Any]) -> str:
-    from jobs.table import variants_text
+    from jobs.table import stored_text, variants_text
     from shifter.values import Profile
 
     spec = told["input"]
+    size = f"{spec['channels']} x {spec['height']} x {spec['width']}"
     inflated = sum(v["inflated_bytes"] for v in told["variants"])
     facts = {
         "model": told["model"],
-        "images": f"{spec['channels']} x {spec['height']} x {spec['width']}, {len(spec['classes'])} classes",
+        "images": f"{size}, pixels 0 to {spec['pixel_max']:g}, "
+        f"mean {_numbers(spec['mean'])}, deviation {_numbers(spec['std'])}",
+        "classes": f"{len(spec['classes'])}: {_few(spec['classes'])}",
         "size": f"{told['deflated_bytes'] / 1000:,.1f} kB deflated, {inflated / 1000:,.1f} kB inflated",
+        "format": f"version {told['format_version']}",
         "sha256": told["digest"],
         **told["provenance"],
         "integrity": "every entry matches its sha256",
     }
     width = max(map(len, facts))
     profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
-    lines = [f"{key:<{width}}  {value}" for key, value in facts.items()]
-    return "\n".join([*lines, variants_text(profiles)])
+    lines = [_printable(f"{key:<{width}}  {value}") for key, value in facts.items()]
+    return "\n".join([*lines, variants_text(profiles), stored_text(told["variants"])])
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
+
+
+def _printable(text: str) -> str:
+    """A package may come from anywhere, and what moves a terminal's cursor may be in its texts."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 @cli.reports_errors

@@ -73,6 +73,26 @@ def variants_table(profiles: Mapping[str, Profile], discarded: Sequence[Discarde
     return table
 
 
+def stored_text(variants: Sequence[Mapping[str, Any]]) -> str:
+    """How each variant of a package is stored, as :func:`jobs.inspect.inspect` tells it."""
+    codings = sorted({coding for variant in variants for coding in variant["codings"]})
+    table = Table(header_style="bold")
+    table.add_column("variant")
+    for heading in ("deflated (kB)", "inflated (kB)", "share", *codings):
+        table.add_column(heading, justify="right")
+    for variant in variants:
+        deflated, inflated = variant["deflated_bytes"], variant["inflated_bytes"]
+        stored = {coding: sums["deflated_bytes"] for coding, sums in variant["codings"].items()}
+        table.add_row(
+            variant["name"],
+            f"{deflated / 1000:,.1f}",
+            f"{inflated / 1000:,.1f}",
+            f"{deflated / inflated:.1%}",
+            *(f"{stored.get(coding, 0) / deflated:.1%}" for coding in codings),
+        )
+    return f"{render(table)}\n{', '.join(codings)}: codings of tensors, by their share of what is deflated"
+
+
 def render(table: Table) -> str:
     """The table as text for stdout: as wide as the terminal is, or as it needs where there is none."""
     terminal = Terminal()

@@ -27,6 +27,7 @@ _END = struct.Struct("<4s4H2LH")
 _VERSION, _UNIX, _DEFLATED, _PLAIN_FILE = 20, 3, 8, 0o100644 << 16
 _TIME, _DATE = 0, 0x21  # 1980-01-01, the first day that a ZIP can name
 _MOST_ENTRIES, _MOST_BYTES = 0xFFFE, 0xFFFF_FFFE  # beyond these a ZIP needs the ZIP64 extension
+_LONGEST_NAME = 255
 # Relative, without '..', and valid on every file system.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -41,15 +42,16 @@ class Entry:
     crc: int
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if len(self.name) > _LONGEST_NAME or not _NAME.fullmatch(self.name):
             raise PackageError(
-                f"{self.name!r} cannot name an entry: letters, digits, '.', '_', '-', "
-                "folders separated by '/', none of them beginning with '.'"
+                f"{self.name[:_LONGEST_NAME]!r} cannot name an entry: letters, digits, '.', '_', '-', "
+                f"folders separated by '/', none of them beginning with '.'; {_LONGEST_NAME} at most"
             )
 
     @classmethod
-    def pack(cls, name: str, content: bytes) -> Entry:
-        return cls(name, deflate(content), len(content), zlib.crc32(content))
+    def pack(cls, name: str, content: bytes, noise: int = 0) -> Entry:
+        """Deflates ``content``, whose first ``noise`` bytes are noise (`shifter.portfolio.deflating`)."""
+        return cls(name, deflate(content, noise), len(content), zlib.crc32(content))
 
     def local_header(self) -> bytes:
         return _LOCAL.pack(b"PK\3\4", _VERSION, *self._common(), 0) + self.name.encode()

@@ -1,7 +1,7 @@
 """Module 7: the deployable package, ``portfolio.zip``.
 
 An ordinary ZIP with DEFLATE: ``manifest.json`` first, then per variant, smallest first, its
-``graph.onnx`` (no weights) and its tensors, each sparse-coded where that is smaller
+``graph.onnx`` (no weights) and its tensors, each in the coding that makes it smallest
 (`shifter.portfolio.coding`). Entries inflate independently of one another. The same variants,
 packed by the same version of the same DEFLATE library, give the same bytes.
 """
@@ -11,27 +11,35 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, get_args
 
+import numpy as np
 from numpy.typing import NDArray
 
 from shifter.errors import PackageError
 from shifter.portfolio import container
-from shifter.portfolio.coding import Coding, DType, decode, encode
+from shifter.portfolio.coding import WRITTEN, DType, decode, encode
 from shifter.portfolio.container import Entry
-from shifter.portfolio.deflating import inflate, quick_size
+from shifter.portfolio.deflating import GREATEST_EXPANSION, check_expansion, inflate, quick_size
 from shifter.portfolio.manifest import EntryRecord, Manifest, TensorRecord, VariantRecord
 from shifter.portfolio.source import Source
 from shifter.values import InputSpec, Profile, Variant
 
 MANIFEST = "manifest.json"
-_LARGEST_MANIFEST = 64 << 20
-# Below this many bytes, starting threads takes longer than inflating.
-_WORTH_THREADS = 1 << 20
+# A manifest has as much to say as there are entries, each of which takes a hundred bytes of the package or
+# more. Parsed, and refused with a complaint of each of its parts, it takes up to 200 times its length.
+_SMALL_MANIFEST, _MANIFEST_PER_ENTRY = 256 << 10, 2 << 10
+# Below this many deflated bytes, a thread saves little more than starting it takes.
+_WORTH_THREADS = 1 << 19
+# Sizes at DEFLATE's fastest level tell which codings are worth comparing at its strongest.
+_NEAR = 1.1
+# Nor does a hundredth matter: the first coding of `WRITTEN` is the fastest.
+_SAME = 1.01
 
 
 def pack(
@@ -50,7 +58,7 @@ def pack(
     Raises:
         PackageError: without variants, with two of one name, with one that is not exact
             (:attr:`~shifter.values.Exactness.refusal`), with a tensor of a dtype that cannot be
-            stored, with a profile that is not finite, or if all of it exceeds a ZIP file.
+            stored, with a profile that is not finite, or if `Portfolio` would refuse it.
     """
     ordered = sorted(variants, key=lambda v: (sum(t.nbytes for t in v.tensors.values()), v.name))
     if not ordered:
@@ -58,17 +66,19 @@ def pack(
     for variant in ordered:
         if why := variant.profile.exactness.refusal:
             raise PackageError(f"{variant.name} cannot be packed: {why}")
-    packed = [_pack_variant(variant) for variant in ordered]
-    records = tuple(record for record, _ in packed)
     try:
+        packed = [_pack_variant(variant) for variant in ordered]
+        records = tuple(record for record, _ in packed)
         text = Manifest(
             model=model, provenance=dict(provenance), input=input_spec, variants=records
         ).to_json()
+    except PackageError:
+        raise
     except ValueError as problem:
         raise PackageError(f"these variants cannot be packed: {problem}") from problem
-    # Through the reader's checks: what is packed can be opened.
-    Manifest.from_json(text)
-    return container.write([Entry.pack(MANIFEST, text), *(e for _, entries in packed for e in entries)])
+    data = container.write([Entry.pack(MANIFEST, text), *(e for _, entries in packed for e in entries)])
+    Portfolio(data)  # what is packed can be opened
+    return data
 
 
 class Portfolio:
@@ -76,7 +86,7 @@ class Portfolio:
 
     def __init__(self, data: bytes) -> None:
         self._entries = container.read(data)
-        self.manifest = _read_manifest(self._entries)
+        self.manifest = _read_manifest(self._entries, len(data))
         """Everything the package says of itself, sizes and digests of each entry included."""
         self.digest = hashlib.sha256(data).hexdigest()
         """sha256 of the package's bytes."""
@@ -128,28 +138,40 @@ class Portfolio:
     def inflate(self, name: str) -> Variant:
         """Inflates one variant, large ones on all cores; the first time, checks every digest.
 
+        Its tensors share one piece of memory, which stays as long as any of them.
+
         Raises:
             KeyError: if there is no such variant.
             PackageError: if the content of an entry is not what the manifest declares.
         """
         record = self._variants[name]
         check = name not in self._verified
-        largest_first = sorted(record.tensors, key=lambda tensor: -tensor.tensor_bytes)
+        # All tensors in one piece of memory, which comes in huge pages where the system has them:
+        # most of the time that a piece for each tensor takes is spent on small pages.
+        starts = [0, *accumulate(_aligned(tensor.tensor_bytes) for tensor in record.tensors)]
+        memory = np.zeros(starts[-1], np.uint8)
+        arrays: dict[str, NDArray[Any]] = {}
+        largest_first = iter(sorted(range(len(starts) - 1), key=lambda i: -record.tensors[i].deflated))
 
-        def read(tensor: TensorRecord) -> NDArray[Any]:
-            return self._tensor(tensor, check)
+        def read() -> None:
+            for index in largest_first:
+                tensor = record.tensors[index]
+                room = memory[starts[index] : starts[index] + tensor.tensor_bytes]
+                arrays[tensor.name] = self._tensor(tensor, check, room)
 
-        arrays: Iterable[NDArray[Any]]
-        if record.inflated_bytes < _WORTH_THREADS:
-            arrays = list(map(read, largest_first))
+        others = _cores() - 1
+        if others and record.deflated_bytes >= _WORTH_THREADS:
+            with ThreadPoolExecutor(others) as threads:
+                reading = [threads.submit(read) for _ in range(others)]
+                read()
+            for each in reading:
+                each.result()
         else:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
-                arrays = list(threads.map(read, largest_first))
-        by_name = {tensor.name: array for tensor, array in zip(largest_first, arrays, strict=True)}
+            read()
         variant = Variant(
             name=name,
             graph=bytes(self._content(record.graph, check)),
-            tensors={tensor.name: by_name[tensor.name] for tensor in record.tensors},
+            tensors={tensor.name: arrays[tensor.name] for tensor in record.tensors},
             profile=record.profile,
         )
         # The bytes in memory do not change: what was right once need not be hashed again.
@@ -165,11 +187,11 @@ class Portfolio:
 
         def check(record: EntryRecord) -> None:  # returns nothing, so that nothing is kept
             if isinstance(record, TensorRecord):
-                self._tensor(record, check=True)
+                self._tensor(record, True, np.zeros(record.tensor_bytes, np.uint8))
             else:
                 self._content(record, check=True)
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(_cores()) as threads:
             for variant in self.manifest.variants:
                 for _ in threads.map(check, variant.entries):
                     pass
@@ -184,9 +206,10 @@ class Portfolio:
             raise PackageError(f"entry {record.entry!r} has sha256 {found}, not {record.sha256} as declared")
         return content
 
-    def _tensor(self, record: TensorRecord, check: bool) -> NDArray[Any]:
+    def _tensor(self, record: TensorRecord, check: bool, memory: NDArray[np.uint8]) -> NDArray[Any]:
         try:
-            return decode(self._content(record, check), record.coding, record.dtype, record.shape)
+            content = self._content(record, check)
+            return decode(content, record.coding, record.dtype, record.shape, record.values, memory)
         except PackageError as problem:
             raise PackageError(f"tensor {record.name!r}: {problem}") from problem
 
@@ -194,7 +217,7 @@ class Portfolio:
 def _pack_variant(variant: Variant) -> tuple[VariantRecord, list[Entry]]:
     names = sorted(variant.tensors)
     entries = [f"{variant.name}/tensors/{index:04d}.bin" for index in range(len(names))]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(_cores()) as threads:
         tensors = list(threads.map(_pack_tensor, entries, names, (variant.tensors[name] for name in names)))
     graph = Entry.pack(f"{variant.name}/graph.onnx", variant.graph)
     record = VariantRecord(
@@ -207,20 +230,28 @@ def _pack_variant(variant: Variant) -> tuple[VariantRecord, list[Entry]]:
 
 
 def _pack_tensor(entry_name: str, name: str, array: NDArray[Any]) -> tuple[TensorRecord, Entry]:
-    """In the coding that deflates to fewer bytes, judged at a fast level; dense where both are equal."""
+    """In the coding that deflates to the fewest bytes."""
     if array.dtype.name not in get_args(DType):
         known = ", ".join(get_args(DType))
         raise PackageError(f"tensor {name!r} is {array.dtype}; a package holds {known}")
-    codings: tuple[Coding, ...] = get_args(Coding)
-    contents = {coding: encode(array, coding) for coding in codings}
-    coding = min(codings, key=lambda coding: quick_size(contents[coding]))
-    entry = Entry.pack(entry_name, contents[coding])
+    coded = {coding: encode(array, coding) for coding in WRITTEN}
+    quick = {coding: quick_size(each.content, each.noise) for coding, each in coded.items()}
+    entries = {
+        coding: Entry.pack(entry_name, each.content, each.noise)
+        for coding, each in coded.items()
+        if quick[coding] <= _NEAR * min(quick.values())
+    }
+    smallest = min(len(entry.stream) for entry in entries.values())
+    coding, entry = next(
+        (coding, entry) for coding, entry in entries.items() if len(entry.stream) <= _SAME * smallest
+    )
     record = TensorRecord(
         name=name,
         dtype=cast("DType", array.dtype.name),
         shape=array.shape,
         coding=coding,
-        **_describe(entry, contents[coding]),
+        values=coded[coding].values,
+        **_describe(entry, coded[coding].content),
     )
     return record, entry
 
@@ -234,13 +265,16 @@ def _describe(entry: Entry, content: bytes) -> dict[str, Any]:
     }
 
 
-def _read_manifest(entries: Mapping[str, Entry]) -> Manifest:
+def _read_manifest(entries: Mapping[str, Entry], package_bytes: int) -> Manifest:
     """The manifest, after it and the container have been checked against each other."""
     if next(iter(entries), None) != MANIFEST:
         raise PackageError(f"the package does not begin with {MANIFEST!r}, so it is no portfolio")
     entry = entries[MANIFEST]
-    if entry.size > _LARGEST_MANIFEST:
-        raise PackageError(f"{MANIFEST} declares {entry.size} bytes; {_LARGEST_MANIFEST} is the most allowed")
+    most = _SMALL_MANIFEST + _MANIFEST_PER_ENTRY * len(entries)
+    if entry.size > most:
+        raise PackageError(
+            f"{MANIFEST} declares {entry.size} bytes; that of {len(entries)} entries has {most} at most"
+        )
     try:
         text = inflate(entry.stream, entry.size)
     except PackageError as problem:
@@ -254,8 +288,8 @@ def _read_manifest(entries: Mapping[str, Entry]) -> Manifest:
     if names != list(entries):
         missing, extra = set(names) - set(entries), set(entries) - set(names)
         raise PackageError(
-            f"the entries are not those of the manifest, in its order: missing {sorted(missing)}, "
-            f"not declared {sorted(extra)}"
+            f"the entries are not those of the manifest, in its order: missing {_few(missing)}, "
+            f"not declared {_few(extra)}"
         )
     for record in declared:
         entry = entries[record.entry]
@@ -264,4 +298,28 @@ def _read_manifest(entries: Mapping[str, Entry]) -> Manifest:
                 f"entry {record.entry!r} has {len(entry.stream)} bytes deflated and {entry.size} inflated; "
                 f"the manifest says {record.deflated} and {record.inflated}"
             )
+        try:
+            check_expansion(record.deflated, record.inflated)
+        except PackageError as problem:
+            raise PackageError(f"entry {record.entry!r}: {problem}") from problem
+    for variant in manifest.variants:
+        # So hardly anything is made of weights; a package that says so is made to fill memory.
+        if variant.inflated_bytes > GREATEST_EXPANSION * package_bytes:
+            raise PackageError(
+                f"variant {variant.name!r} declares {variant.inflated_bytes} bytes, more than "
+                f"{GREATEST_EXPANSION} times the {package_bytes} of the package"
+            )
     return manifest
+
+
+def _few(names: set[str]) -> str:
+    return f"{sorted(names)[:3]}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+
+
+def _aligned(length: int) -> int:
+    return -(-length // 64) * 64
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

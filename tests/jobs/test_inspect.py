@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
-from shifter.portfolio import Portfolio
+from shifter.portfolio import Portfolio, pack
 from shifter.run import Run
 from shifter.store import Store
 
@@ -51,10 +52,42 @@ def test_the_table_is_as_wide_as_it_needs_where_there_is_no_terminal(
     text = inspect(portfolio_path).stdout
     assert "integrity  every entry matches its sha256" in text
     table = [line for line in text.splitlines() if line.startswith("│")]
-    assert [line.split("│")[1].strip() for line in table] == ["16x", "4x", "1x"]
-    assert len({len(line) for line in table}) == 1
+    assert [line.split("│")[1].strip() for line in table] == ["16x", "4x", "1x"] * 2
+    assert [len({len(line) for line in part}) for part in (table[:3], table[3:])] == [1, 1]
     assert "error (float32)" in text
     assert "in float64 at most 1e-14" in text
+
+
+def test_it_tells_how_each_variant_is_stored_and_what_it_reads(
+    portfolio_path: Path, portfolio_bytes: bytes
+) -> None:
+    told = json.loads(inspect(portfolio_path, "--json").stdout)
+    with zipfile.ZipFile(portfolio_path) as archive:
+        sizes = {info.filename: info.compress_size for info in archive.infolist()}
+    for variant in told["variants"]:
+        deflated = sum(size for entry, size in sizes.items() if entry.startswith(f"{variant['name']}/"))
+        assert variant["deflated_bytes"] == deflated
+        codings = variant["codings"].values()
+        weights = deflated - sizes[f"{variant['name']}/graph.onnx"]
+        assert sum(sums["deflated_bytes"] for sums in codings) == weights
+        assert sum(sums["tensors"] for sums in codings) == 4
+        assert sum(sums["inflated_bytes"] for sums in codings) == variant["profile"]["tensor_bytes"]
+    assert (told["format_version"], told["deflated_bytes"]) == (2, len(portfolio_bytes))
+    text = inspect(portfolio_path).stdout
+    assert "images     1 x 8 x 8, pixels 0 to 16, mean 0.3, deviation 0.4\n" in text
+    assert "classes    3: zero, one, two" in text
+    assert "whole: codings of tensors" in text
+
+
+def test_what_would_move_a_terminals_cursor_is_not_printed(portfolio_bytes: bytes, tmp_path: Path) -> None:
+    old = Portfolio.open(portfolio_bytes)
+    variants = [old.inflate(name) for name in old.names]
+    hostile = pack(variants, old.input_spec, model="\x1b[2Jmödel", provenance={"a\nb": "\u202e"})
+    (tmp_path / "hostile.zip").write_bytes(hostile)
+    text = inspect(tmp_path / "hostile.zip").stdout
+    assert "\\x1b[2Jmödel" in text
+    assert "a\\nb" in text
+    assert not set(text) & {"\x1b", "\u202e"}
 
 
 def test_what_is_damaged_is_named_with_its_file(portfolio_bytes: bytes, tmp_path: Path) -> None:

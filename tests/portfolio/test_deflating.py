@@ -1,3 +1,4 @@
+import random
 import zlib
 
 import pytest
@@ -52,3 +53,19 @@ def test_a_bomb_is_refused_before_memory_is_taken() -> None:
         deflating.inflate(bomb, 1000)
     with pytest.raises(PackageError, match="1032-fold at most"):
         deflating.inflate(bomb, 10**15)
+
+
+@given(st.binary(min_size=1, max_size=200), st.integers(0, 2000), st.integers(0, 140_000))
+def test_noise_is_stored_and_comes_back(tail: bytes, repeated: int, noise: int) -> None:
+    content = random.Random(noise).randbytes(noise) + tail * repeated
+    written = deflating.deflate(content, noise)
+    assert zlib.decompress(written, -15) == content
+    assert bytes(deflating.inflate(written, len(content))) == content
+    assert len(written) <= noise + 5 * (noise // 65535 + 1) + len(deflating.deflate(tail * repeated))
+
+
+@pytest.mark.usefixtures("library")
+def test_noise_that_is_none_is_deflated() -> None:
+    content = bytes(50_000) + b"abc" * 400
+    assert deflating.deflate(content, 50_000) == deflating.deflate(content)
+    assert deflating.quick_size(content, 50_000) < 1000
