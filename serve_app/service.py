@@ -30,7 +30,7 @@ from shifter.switching.calibration import Calibration, Found, find_calibration
 from shifter.switching.engines import make_engine
 from shifter.switching.host import Switch
 from shifter.switching.initialise import initialise
-from shifter.switching.policies import Fixed, Policy, Slo
+from shifter.switching.policies import Fixed, Policy, Slo, Trend
 from shifter.switching.providers import CPU
 from shifter.switching.refresh import Refresh
 
@@ -252,7 +252,9 @@ def _utc(time: float) -> str:
 
 
 def _policy(settings: Settings) -> Policy:
-    return Slo(settings.objective_ms / 1e3) if settings.variant is None else Fixed(settings.variant)
+    if settings.variant is not None:
+        return Fixed(settings.variant)
+    return Trend() if settings.policy == "trend" else Slo(settings.objective_ms / 1e3)
 
 
 def _timed(function: Any, *arguments: Any) -> tuple[Any, float]:

@@ -409,6 +409,18 @@ def test_a_place_without_a_portfolio_is_told_and_where_a_relative_one_begins(tmp
     assert "relative" not in str(told.value)
 
 
+def test_the_trend_climbs_while_it_keeps_up(portfolio: Portfolio) -> None:
+    async def scenario() -> None:
+        settings = Settings(portfolio="x.zip", policy="trend", decide_every_s=0.01)
+        async with EdgeService(portfolio, settings) as service:
+            assert service.status()["active"] == "4x"
+            while service.status()["active"] != "1x":
+                await asyncio.sleep(0.01)
+            assert service.status()["policy"]["name"] == "trend"
+
+    asyncio.run(scenario())
+
+
 def test_the_status_tells_engine_memory_and_calibration(portfolio: Portfolio, tmp_path: Path) -> None:
     budget = portfolio.deflated_bytes + sum(
         profile.memory_bytes + profile.tensor_bytes for profile in list(portfolio.profiles.values())[:2]
