@@ -172,42 +172,49 @@ def latency(
     cache: Cache,
     models: Models = BOTH,
     repetitions: Repetitions = 15,
-    threads: Threads = 1,
+    cores: Annotated[str, typer.Option(help="Numbers of them, comma-separated; all by default.")] = "",
     out: Out = RESULTS,
 ) -> None:
-    """Batch 1: eager torch on the pruned model / the engine of the same variant."""
-    import numpy as np
+    """Batch 1: eager torch on the pruned model / the engine of the same variant, on as many cores."""
     import torch
+
+    torch.set_flush_denormal(True)
+    for model, path in _packages(models, cache):
+        for threads in map(int, (cores or str(len(os.sched_getaffinity(0)))).split(",")):
+            torch.set_num_threads(threads)
+            for name, found in _latencies(Portfolio.open(path), threads, repetitions):
+                # What answers until the engine is optimised is a row of its own.
+                for mine, target in (("engine", ">= 2.5"), ("quick engine", "")):
+                    pair = (found["eager torch"], found[mine])
+                    title = f"ms, batch 1, {model} {name}, {threads} cores, eager torch / {mine}"
+                    _finish(compared(title, target, ("eager torch", mine), pair, threads=threads), out)
+
+
+def _latencies(
+    portfolio: Portfolio, threads: int, repetitions: int
+) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Of each variant, milliseconds by what answers."""
+    import numpy as np
 
     from benchmarks.pruned_modules import Eager, pruned_module, require_same
     from benchmarks.reducing import timed_calls
     from shifter.switching.engine import OnnxEngine
 
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    for model, path in _packages(models, cache):
-        portfolio = Portfolio.open(path)
-        image = np.random.default_rng(0).normal(size=(1, *portfolio.input_spec.shape)).astype(np.float32)
-        for name in portfolio.names:
-            variant = portfolio.inflate(name)
-            module = pruned_module(portfolio.model, variant.tensors)
-            require_same(module, variant, np.concatenate([image, -image, image**2]))
-
-            engine, quick = (
-                OnnxEngine(variant.graph, variant.tensors, threads=threads, quick=is_quick)
-                for is_quick in (False, True)
-            )
-            ways = {
-                "engine": partial(timed_calls, engine, image),
-                # What answers until the engine is optimised is a row of its own.
-                "quick engine": partial(timed_calls, quick, image),
-                "eager torch": partial(timed_calls, Eager(module), image),
-            }
-            found = in_rotation(ways, repetitions)
-            for mine, target in (("engine", ">= 2.5"), ("quick engine", "")):
-                what, pair = ("eager torch", mine), (found["eager torch"], found[mine])
-                title = f"ms, batch 1, {model} {name}, eager torch / {mine}"
-                _finish(compared(title, target, what, pair, threads=threads), out)
+    image = np.random.default_rng(0).normal(size=(1, *portfolio.input_spec.shape)).astype(np.float32)
+    for name in portfolio.names:
+        variant = portfolio.inflate(name)
+        module = pruned_module(portfolio.model, variant.tensors)
+        require_same(module, variant, np.concatenate([image, -image, image**2]))
+        engine, quick = (
+            OnnxEngine(variant.graph, variant.tensors, threads=threads, quick=is_quick)
+            for is_quick in (False, True)
+        )
+        ways = {
+            "engine": partial(timed_calls, engine, image),
+            "quick engine": partial(timed_calls, quick, image),
+            "eager torch": partial(timed_calls, Eager(module), image),
+        }
+        yield name, in_rotation(ways, repetitions)
 
 
 @app.command()

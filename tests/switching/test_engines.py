@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,8 @@ from shifter.switching import engines
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.engines import QuickEngine, make_engine
 from shifter.switching.initialise import initialise
-from shifter.switching.policies import Fixed
-from shifter.values import Tensors, Variant
+from shifter.switching.policies import Situation
+from shifter.values import Profile, Tensors, Variant
 
 IMAGES = np.random.default_rng(3).standard_normal((4, 1, 6, 6)).astype(np.float32)
 HERE = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -130,13 +131,27 @@ def test_a_hostile_graph_is_refused_by_the_variants_name(variants: dict[str, Var
             make_engine(kind)(replace(variants["v1"], graph=model.SerializeToString()))
 
 
-def test_a_host_optimises_what_it_has_switched_to(package: bytes) -> None:
-    with initialise(Portfolio.open(package), Fixed("v3"), dwell=0.0) as host:
+class Told:
+    """A policy that does as it is told."""
+
+    variant = "v3"
+
+    def start(self, profiles: Mapping[str, Profile]) -> str:
+        return self.variant
+
+    def choose(self, now: Situation) -> tuple[str, str]:
+        return self.variant, "told so"
+
+
+def test_a_host_optimises_what_serves_and_what_is_built_ahead(package: bytes) -> None:
+    with initialise(Portfolio.open(package), Told(), dwell=0.0) as host:
         engine = host._resident.ready["v3"]
         assert isinstance(engine, OnnxEngine)
         assert engine.is_quick
         before = engine.run(IMAGES)
         host.tick()
         assert host._resident.ready["v3"] is engine
-        assert not any(one.is_quick for one in host._resident.ready.values())
+        ready = list(host._resident.ready.values())
+        assert len(ready) == 3
+        assert not any(isinstance(one, OnnxEngine) and one.is_quick for one in ready)
         np.testing.assert_allclose(engine.run(IMAGES), before, rtol=1e-5, atol=1e-6)
