@@ -4,7 +4,6 @@
 that annotates the builder's argument, and a string is none.
 """
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +13,6 @@ from ray.serve import Application
 from serve_app.app import create_app
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
-from shifter.errors import StoreError
 
 # Requests that may be on their way to the replica beyond those that it admits: it is the replica
 # that refuses, at once, and not the proxy that keeps them waiting.
@@ -27,10 +25,7 @@ class Edge:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         validated = Settings.model_validate(settings)
-        try:
-            self._service = EdgeService.open(validated)
-        except StoreError as error:
-            raise StoreError(f"{error}{_where_it_begins(validated.portfolio)}") from error
+        self._service = EdgeService.open(validated)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is made."""
@@ -39,12 +34,6 @@ class Edge:
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._service.check()
-
-
-def _where_it_begins(place: str) -> str:
-    if "://" in place or Path(place).is_absolute():
-        return ""
-    return "; a relative path begins where the node was started ('ray start') or 'serve run' was called"
 
 
 def build(settings: Settings) -> Application:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,14 +23,14 @@ import numpy as np
 
 from serve_app.protocol import answer, decode
 from serve_app.settings import Settings
-from shifter.errors import OverloadError
+from shifter.errors import OverloadError, StoreError
 from shifter.portfolio import Portfolio
 from shifter.portfolio.source import Source
 from shifter.switching.calibration import Calibration, Found, find_calibration
 from shifter.switching.engines import make_engine
 from shifter.switching.host import Switch
 from shifter.switching.initialise import initialise
-from shifter.switching.policies import Fixed, Policy, Slo
+from shifter.switching.policies import Fixed, Policy, Slo, Trend
 from shifter.switching.providers import CPU
 from shifter.switching.refresh import Refresh
 
@@ -67,8 +68,15 @@ class EdgeService:
             StoreError: if it cannot be read. PackageError, EngineError: as when made.
         """
         source = Source(settings.portfolio)
-        version = source.version()  # first: should a newer one come in between, it is found later
-        return cls(source.open(), settings, version)
+        try:
+            version = source.version()  # first: should a newer one come in between, it is found later
+            portfolio = source.open()
+        except StoreError as error:
+            if "://" in settings.portfolio or Path(settings.portfolio).is_absolute():
+                raise
+            begins = "begins where the node was started ('ray start') or 'serve run' was called"
+            raise StoreError(f"{error}; a relative path {begins}") from error
+        return cls(portfolio, settings, version)
 
     def __init__(self, portfolio: Portfolio, settings: Settings, version: str | None = None) -> None:
         self.settings = settings
@@ -244,7 +252,9 @@ def _utc(time: float) -> str:
 
 
 def _policy(settings: Settings) -> Policy:
-    return Slo(settings.objective_ms / 1e3) if settings.variant is None else Fixed(settings.variant)
+    if settings.variant is not None:
+        return Fixed(settings.variant)
+    return Trend() if settings.policy == "trend" else Slo(settings.objective_ms / 1e3)
 
 
 def _timed(function: Any, *arguments: Any) -> tuple[Any, float]:

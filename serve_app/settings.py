@@ -18,10 +18,10 @@ class Settings(BaseModel):
         portfolio: a package (``.zip``), or a run's folder, whose current package is taken; either may
             be in a bucket (``s3://bucket/prefix/run``). Folders are those of the node that serves;
             a relative path begins where the node, or ``serve run``, was started.
-        policy: ``slo``, the most accurate variant that carries the load within the objective, or
-            ``fixed``.
+        policy: ``slo``, what promises the most right answers within the objective; ``trend``, the
+            paper's, which goes a size up or down as the load is kept up with or not; or ``fixed``.
         variant: for ``fixed``, the one to hold.
-        objective_ms: an answer should take no longer, from its arrival at the replica.
+        objective_ms: for ``slo``; an answer should take no longer, from its arrival at the replica.
         max_queue: requests in the replica at once, being answered or waiting. One more is refused.
         engine: ``onnxruntime``, or ``torch``, the reference.
         providers: what the engine runs on, the preferred one first: ``cpu``, ``cuda``, or another of
@@ -38,7 +38,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     portfolio: str
-    policy: Literal["slo", "fixed"] = "slo"
+    policy: Literal["slo", "trend", "fixed"] = "slo"
     variant: str | None = None
     objective_ms: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     max_queue: int = Field(default=64, ge=1, le=10_000)
@@ -57,7 +57,7 @@ class Settings(BaseModel):
     def _fixed_names_its_variant(self) -> Self:
         if (self.policy == "fixed") != (self.variant is not None):
             raise ValueError(
-                "policy 'fixed' needs a variant, and policy 'slo' takes none: "
+                "policy 'fixed' needs a variant, and the others take none: "
                 f"policy={self.policy!r}, variant={self.variant!r}"
             )
         return self

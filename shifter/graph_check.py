@@ -109,6 +109,8 @@ def _check_model(model: Any) -> dict[str, Declared]:
     for tensor in model.graph.initializer:
         if not tensor.name or tensor.name in seen:
             raise GraphError(f"two initializers, or one without a name: {tensor.name!r}")
+        if tensor.name.startswith("*"):  # ONNX Runtime's mark for an address in memory
+            raise GraphError(f"{tensor.name!r} cannot name a tensor: it begins with '*'")
         seen.add(tensor.name)
         if tensor.data_location == EXTERNAL or tensor.external_data:
             external[tensor.name] = _check_external(tensor)
@@ -125,6 +127,9 @@ def _check_node(node: Any) -> None:
     if node.domain not in DOMAINS or node.op_type not in OPERATORS or node.overload:
         known = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         raise GraphError(f"{place} is {known}, which no variant's graph may hold")
+    # What is left out at the end needs no name, and ONNX Runtime 1.31 crashes on one.
+    if node.input and not node.input[-1]:
+        raise GraphError(f"{place} ends with an input that has no name")
     seen: set[str] = set()
     for attribute in node.attribute:
         what = f"attribute {attribute.name!r} of {place}"

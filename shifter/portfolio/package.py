@@ -186,11 +186,11 @@ class Portfolio:
 
         def check(record: EntryRecord) -> None:  # returns nothing, so that nothing is kept
             if isinstance(record, TensorRecord):
-                self._tensor(record, check=True)
+                self._tensor(record, True, np.zeros(record.tensor_bytes, np.uint8))
             else:
                 self._content(record, check=True)
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(_cores()) as threads:
             for variant in self.manifest.variants:
                 for _ in threads.map(check, variant.entries):
                     pass

@@ -73,7 +73,8 @@ class OnnxEngine:
         quick: bool = False,
     ) -> None:
         self._graph, self._threads, self._providers = graph, threads, tuple(providers)
-        self._is_quick = quick and self._providers == (CPU,)
+        self.is_quick = quick and self._providers == (CPU,)
+        """Whether `optimise` would make it faster."""
         if not tensors:
             raise EngineError("a variant without tensors: its graph could only read them from files")
         self._loaded = self._load(tensors)
@@ -115,8 +116,8 @@ class OnnxEngine:
         Raises:
             EngineError: if that fails; the quick one goes on answering.
         """
-        if self._is_quick:
-            self._is_quick = False
+        if self.is_quick:
+            self.is_quick = False
             self._loaded = self._load(self._loaded.tensors)
 
     def _load(self, tensors: Tensors) -> _Loaded:
@@ -130,7 +131,7 @@ class OnnxEngine:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # Waiting threads would burn the cores that the server needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self._is_quick:
+        if self.is_quick:
             # The next level lays weights out anew; prepacking copies those of linear layers.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -149,4 +150,4 @@ class OnnxEngine:
                 )
         except _REFUSALS as problem:
             raise EngineError(f"ONNX Runtime cannot load the variant: {problem}") from problem
-        return _Loaded(session, files if self._is_quick else {})
+        return _Loaded(session, files if self.is_quick else {})

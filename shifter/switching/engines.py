@@ -73,8 +73,13 @@ class EngineMaker:
     def _is_here(self, name: str) -> bool:
         if self.kind == "onnxruntime":
             return is_here(name)
-        from shifter.switching import torch_engine
-
+        try:
+            from shifter.switching import torch_engine
+        except ModuleNotFoundError as problem:
+            raise EngineError(
+                f"the engine 'torch' needs torch, which is not on this node ({problem}): install "
+                "'shifter[train]', or use the engine 'onnxruntime'"
+            ) from problem
         return torch_engine.is_here(name)
 
     def _build(self, variant: Variant, providers: tuple[str, ...]) -> Engine:

@@ -10,29 +10,36 @@ from typing import Protocol
 from shifter.errors import EngineError
 from shifter.values import Profile
 
+_AHEAD = 1.0
+_HEADROOM = 1.2
+
 
 @dataclass(frozen=True)
 class Situation:
-    """What a policy decides on.
+    """What a policy decides on. The estimates are those of `Load`.
 
     Args:
-        profiles: the variants to choose from, smallest first.
+        profiles: the variants to choose from, smallest first: those that there is memory for.
         current: the one that serves.
         service_seconds: predicted time of one mean request, per variant.
-        requests_per_second: rate of arrivals now. peak_requests_per_second: its highest of late;
-        surge_requests_per_second: where it is going, if it has just risen (see `Load`).
-        waiting: standing queue, in requests.
+        rate: requests per second that arrive now. surge: where that is going, if it has surely
+            risen. peak: its highest of late.
+        waiting: requests that no server computes yet. standing: the least of that of late.
+        arrived, answered: requests of the last second.
         servers: requests computed at once.
     """
 
     profiles: Mapping[str, Profile]
     current: str
     service_seconds: Mapping[str, float]
-    requests_per_second: float
-    peak_requests_per_second: float
-    surge_requests_per_second: float
-    waiting: float
-    servers: int
+    rate: float = 0.0
+    surge: float = 0.0
+    peak: float = 0.0
+    waiting: int = 0
+    standing: int = 0
+    arrived: int = 0
+    answered: int = 0
+    servers: int = 1
 
 
 class Policy(Protocol):
@@ -69,91 +76,129 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Trend:
+    """The paper's policy (DNNShifter, §III-E, module 9): follow the trend of the queries answered per second.
+
+    The paper starts at the median size and goes to "the next or previous model from the portfolio
+    depending on the QPS trend": to the smaller one where queries per second fall for the load, to
+    the larger where more could be achieved. What it leaves open is decided thus:
+
+    - falling behind: a queue has stood all through the last second, and no more was answered in it
+      than arrived. One step to the smaller neighbour;
+    - ahead: in the last second there was a moment when nothing waited. One step to the larger;
+    - else it is catching up, and stays.
+
+    It knows neither how fast the variants are nor what is asked of them, so under a load that lies
+    between two variants it goes to and fro, as often as the dwell of the `Switcher` allows.
+    """
+
+    def start(self, profiles: Mapping[str, Profile]) -> str:
+        """That of median size."""
+        return median(profiles)
+
+    def choose(self, now: Situation) -> tuple[str, str]:
+        names = list(now.profiles)
+        here = names.index(now.current)
+        flow = f"{now.answered} answered and {now.arrived} arrived in the last second"
+        if not now.standing:
+            if here == len(names) - 1:
+                return now.current, f"{flow}, and none had to wait throughout: the largest keeps up"
+            return names[here + 1], f"{flow}, and none had to wait throughout: ahead, so one size up"
+        flow = f"{flow}, and {now.standing} waited throughout"
+        if now.answered > now.arrived:
+            return now.current, f"{flow}: catching up"
+        if here == 0:
+            return now.current, f"{flow}: falling behind, but no variant is smaller"
+        return names[here - 1], f"{flow}: falling behind, so one size down"
+
+
+@dataclass(frozen=True)
 class Slo:
-    """The most accurate variant that carries the load within the latency objective.
+    """The variant that promises the most right answers within the latency objective.
 
-    A variant carries it if it is busy no more than ``utilisation`` of the time, and the predicted
-    time to answer, of an arriving request, stays within the objective. The time to answer is the
-    service time plus the longer of two waits: the steady one of an M/M/1 queue at that
-    utilisation (on the safe side of measured, more regular service), and the queue that stands
-    now. If none carries the load, the fastest serves.
+    Promised is the validation accuracy times the share of requests answered in time. A request is
+    late if it waits longer than the objective leaves beside its own service:
 
-    Hysteresis: a variant more accurate than the current one must carry the load with only
-    ``headroom`` of both limits, at the highest rate of late. One less accurate must carry the
-    load that it is going to be, so that a sudden overload is met with one switch.
+    - because arrivals are random: the wait of an M/D/1 queue, whose tail is taken for
+      busy · exp(-2 (1 - busy) / busy · wait / service) (heavy traffic, Kingman 1962);
+    - because many wait already: everything that arrives until they have become few enough, out of
+      what arrives in `_AHEAD` seconds;
+    - always, in the end, if there is more work than time.
+
+    Of two variants the slower one's share falls faster with the rate, so a higher rate never
+    chooses a more accurate variant. If none answers anything in time, the fastest serves.
+
+    Hysteresis: the current variant is judged at the rate of now; one more accurate at `_HEADROOM`
+    times the highest of late, so that it is not left again at once; any other at the surge, so
+    that a sudden overload is met with one switch.
 
     Args:
         objective: seconds from arrival to answer.
     """
 
     objective: float
-    utilisation: float = 0.75
-    headroom: float = 0.8
 
     def __post_init__(self) -> None:
-        if not (self.objective > 0 and 0 < self.utilisation < 1 and 0 < self.headroom <= 1):
-            raise EngineError(
-                "the objective is above 0 seconds, the utilisation between 0 and 1, "
-                f"the headroom above 0 and at most 1: {self}"
-            )
+        if not 0 < self.objective < math.inf:
+            raise EngineError(f"the objective is a number of seconds above 0, not {self.objective}")
 
     def start(self, profiles: Mapping[str, Profile]) -> str:
         """That of median size: no load is known yet."""
         return median(profiles)
 
     def choose(self, now: Situation) -> tuple[str, str]:
-        """The most accurate of those that carry the load; of equals the current one, else the fastest.
-
-        Accuracy is that of validation. The fastest of all, where none carries the load.
-        """
+        """The variant that promises most; of equals the current one, else the fastest."""
+        current, seconds = now.current, now.service_seconds
         accuracy = {name: profile.validation_accuracy for name, profile in now.profiles.items()}
-
-        def merit(name: str) -> tuple[float, float]:
-            return accuracy[name], -now.service_seconds[name]
-
-        def carries(name: str) -> bool:
-            limit = 1.0
-            if name == now.current:
-                rate = now.requests_per_second
-            elif accuracy[name] > accuracy[now.current]:
-                rate, limit = now.peak_requests_per_second, self.headroom
-            else:
-                rate = now.surge_requests_per_second
-            busy, answer = self._predict(now, name, rate)
-            return busy <= limit * self.utilisation and answer <= limit * self.objective
-
-        able = [name for name in now.profiles if carries(name)]
-        if not able:
-            chosen = min(now.profiles, key=lambda name: now.service_seconds[name])
-            return chosen, f"{self._forecast(now, chosen)}: too slow, but no variant is faster"
-        best = max(able, key=merit)
-        if now.current in able and accuracy[best] == accuracy[now.current]:
-            return now.current, f"{self._forecast(now, now.current)}: the most accurate that carries the load"
-        if now.current in able:
+        promised = {
+            name: each * self._in_time(now, name, _judged_at(now, name)) for name, each in accuracy.items()
+        }
+        best = max(promised, key=lambda name: (promised[name], name == current, -seconds[name]))
+        if not promised[best]:
+            best = min(promised, key=lambda name: (seconds[name], name != current))
+            return best, f"{self._forecast(now, best)}: too slow, but no variant is faster"
+        if best == current:
+            return best, f"{self._forecast(now, best)}: none promises more right answers in time"
+        if accuracy[best] > accuracy[current]:
             return best, f"{self._forecast(now, best)}: there is room for a more accurate variant"
-        allowed = f"at most {self.utilisation:.0%} and {self.objective * 1e3:.1f} ms are allowed"
-        return (
-            best,
-            f"{self._forecast(now, now.current)}: too slow, {allowed}; {self._forecast(now, best)}",
-        )
+        return best, f"{self._forecast(now, current)}; {self._forecast(now, best)}"
 
-    def _predict(self, now: Situation, name: str, rate: float) -> tuple[float, float]:
-        """(share of time busy, seconds to an answer) if ``name`` served ``rate`` requests a second."""
+    def _in_time(self, now: Situation, name: str, rate: float) -> float:
+        """Share of requests answered within the objective if ``name`` serves."""
         service = now.service_seconds[name]
-        busy = rate * service / now.servers
-        steady = service * busy / (1 - busy) if busy < 1 else math.inf
-        standing = now.waiting * service / now.servers
-        return busy, service + max(steady, standing)
+        patience = self.objective - service
+        pace = service / now.servers
+        idle = 1 - rate * pace
+        if patience < 0 or idle <= 0:
+            return 0.0
+        in_time = 1 - (1 - idle) * math.exp(-2 * idle / (1 - idle) * patience / pace) if idle < 1 else 1.0
+        excess = now.waiting * pace - patience
+        return in_time * max(0.0, 1 - excess / idle / _AHEAD) if excess > 0 else in_time
 
     def _forecast(self, now: Situation, name: str) -> str:
-        busy, answer = self._predict(now, name, now.requests_per_second)
+        rate, service = _judged_at(now, name), now.service_seconds[name]
+        busy = f"{rate * service / now.servers:.0%}"
         serves = name == now.current
-        if not math.isfinite(answer):
-            return f"{name} {'needs' if serves else 'would need'} {busy:.0%} of the time there is"
-        milliseconds = f"{answer * 1e3:.1f} ms"
+        what = f"at {rate:.3g} requests/s {name}"
+        if service > self.objective:
+            takes = "takes" if serves else "would take"
+            return f"{what} {takes} {service * 1e3:.1f} ms of {self.objective * 1e3:.1f} ms allowed"
+        if rate * service >= now.servers:
+            return f"{what} {'needs' if serves else 'would need'} {busy} of the time there is"
+        in_time = f"{self._in_time(now, name, rate):.1%} in time"
+        waiting = f", {now.waiting} waiting" if now.waiting else ""
         if serves:
-            return f"{name} is {busy:.0%} busy and answers in {milliseconds}"
-        return f"{name} would be {busy:.0%} busy and answer in {milliseconds}"
+            return f"{what} is {busy} busy and answers {in_time}{waiting}"
+        return f"{what} would be {busy} busy and answer {in_time}{waiting}"
+
+
+def _judged_at(now: Situation, name: str) -> float:
+    """The rate at which a variant has to prove itself."""
+    if name == now.current:
+        return now.rate
+    if now.profiles[name].validation_accuracy > now.profiles[now.current].validation_accuracy:
+        return _HEADROOM * now.peak
+    return now.surge
 
 
 def choices(policy: Policy, profiles: Mapping[str, Profile]) -> dict[str, Profile]:

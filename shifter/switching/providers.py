@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 import onnxruntime
@@ -37,8 +36,3 @@ def is_here(name: str) -> bool:
         EngineError: as `execution_provider`.
     """
     return execution_provider(name) in onnxruntime.get_available_providers()
-
-
-def installed() -> Iterable[str]:
-    """Those that this node's ONNX Runtime was built with, the fastest first as it sees it."""
-    return map(short_name, onnxruntime.get_available_providers())

@@ -13,7 +13,7 @@ from shifter.switching.engines import Engine, QuickEngine
 from shifter.switching.memory import Memory, building_bytes, smallest
 from shifter.values import InputSpec, Profile, Variant
 
-_WARM_UP_RUNS = 2
+_WARM_UP_RUNS = 1
 
 _log = logging.getLogger(__name__)
 

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 
 from shifter.errors import EngineError
 from shifter.switching.load import Load, Observation, Service
-from shifter.switching.policies import Fixed, Policy, Situation, Slo
+from shifter.switching.policies import Fixed, Policy, Situation, Slo, Trend
 from shifter.switching.service_time import ServiceTimes
 from shifter.values import Profile
 
 if TYPE_CHECKING:
     from shifter.switching.calibration import Calibration
 
-__all__ = ["Decision", "Fixed", "Observation", "Policy", "Service", "Slo", "Switcher"]
+__all__ = ["Decision", "Fixed", "Observation", "Policy", "Service", "Slo", "Switcher", "Trend"]
+
+_RISES = 3.0
+_DWELLS_PER_RISE = 10
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class Switcher:
 
     Args:
         profiles: the variants to choose from, smallest first (`Portfolio.profiles`).
-        dwell: least seconds between two switches. One switch may go several sizes at once.
+        dwell: least seconds between two switches. One switch may go several sizes at once. Only
+            memory that has become short is not waited for, since a process without it is killed.
+            Switches to a larger variant, which are never urgent, are besides no more than one in
+            ten dwells in the long run (three a minute), after three that may follow at once.
         servers: requests that the service computes at once.
         calibration: what was measured on this node, which counts more than the profiles.
 
@@ -66,32 +72,32 @@ class Switcher:
         self._load = Load()
         self._times = ServiceTimes(profiles, calibration)
         self._last_switch: float | None = None
+        self._rises = _RISES
+        self._time = 0.0
         self.current = policy.start(profiles)
         """The variant last decided on."""
 
     def observe(self, seen: Observation) -> Decision:
-        """Takes in what happened since the last call, and decides."""
+        """Takes in what happened since the last call, and decides.
+
+        Answers of variants that it does not have count for the flow, but teach it no service times.
+        """
         self._load.add(seen)
-        self._times.learn(seen.services)
-        size = self._load.request_images
-        now = Situation(
-            profiles=self._profiles,
-            current=self.current,
-            service_seconds={name: self._times.predict(name, size) for name in self._profiles},
-            requests_per_second=self._load.rate,
-            peak_requests_per_second=self._load.peak,
-            surge_requests_per_second=self._load.surge,
-            # Those being computed are not waiting.
-            waiting=max(0.0, self._load.queue - self._servers),
-            servers=self._servers,
-        )
-        chosen, reason = self.policy.choose(now)
+        self._times.learn([service for service in seen.services if service.variant in self._profiles])
         if self._last_switch is None:
             # The start counts as a switch: there is nothing yet to judge by.
-            self._last_switch = seen.time
+            self._last_switch = self._time = seen.time
+        regained = (seen.time - self._time) / (_DWELLS_PER_RISE * self._dwell) if self._dwell else _RISES
+        self._rises, self._time = min(self._rises + regained, _RISES), seen.time
+        profiles = self._affordable(seen.free_bytes)
+        if self.current not in profiles:
+            return self._retreat(profiles, seen)
+        chosen, reason = self.policy.choose(self._situation(profiles))
         if chosen != self.current:
             if seen.time - self._last_switch < self._dwell:
                 reason = f"{reason}; but it stays for {self._dwell:g} s at least"
+            elif not self._may_go_to(chosen):
+                reason = f"{reason}; but it went up often of late, and waits"
             else:
                 self.current, self._last_switch = chosen, seen.time
         return Decision(self.current, reason, self._load.rate)
@@ -115,6 +121,50 @@ class Switcher:
         new._times = self._times.renewed(profiles, calibration)
         new.current = self.current if self.current in profiles else self.policy.start(profiles)
         return new
+
+    def _may_go_to(self, chosen: str) -> bool:
+        """Whether it is smaller, or going up has not been too frequent; if so, it counts."""
+        names = list(self._profiles)
+        if names.index(chosen) > names.index(self.current):
+            if self._rises < 1:
+                return False
+            self._rises -= 1
+        return True
+
+    def _affordable(self, free_bytes: int | None) -> Mapping[str, Profile]:
+        """The variants that there is memory for; the one that takes the least, if there are none."""
+        if free_bytes is None or isinstance(self.policy, Fixed):
+            return self._profiles
+        least = min(profile.memory_bytes for profile in self._profiles.values())
+        limit = max(free_bytes, least)
+        return {name: one for name, one in self._profiles.items() if one.memory_bytes <= limit}
+
+    def _retreat(self, profiles: Mapping[str, Profile], seen: Observation) -> Decision:
+        """To the next smaller one of ``profiles``, whatever the policy."""
+        taken, free = self._profiles[self.current].memory_bytes, seen.free_bytes
+        reason = f"{self.current} takes {taken} bytes of memory, and variants may take {free}"
+        names = list(self._profiles)
+        smaller = [name for name in names[: names.index(self.current)] if name in profiles]
+        self.current = smaller[-1] if smaller else next(iter(profiles))
+        self._last_switch = seen.time
+        return Decision(self.current, reason, self._load.rate)
+
+    def _situation(self, profiles: Mapping[str, Profile]) -> Situation:
+        load, servers = self._load, self._servers
+        return Situation(
+            profiles=profiles,
+            current=self.current,
+            service_seconds={name: self._times.predict(name, load.request_images) for name in profiles},
+            rate=load.rate,
+            surge=load.surge,
+            peak=load.peak,
+            # Those being computed are not waiting.
+            waiting=max(0, load.queue - servers),
+            standing=max(0, load.standing_queue - servers),
+            arrived=load.arrived,
+            answered=load.answered,
+            servers=servers,
+        )
 
     def exclude(self, variant: str, serving: str) -> None:
         """Takes out a variant that turned out not to run on this node; ``serving`` still serves."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from jobs.load import encode
 from serve_app.app import create_app
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
-from shifter.errors import EngineError, OverloadError
-from shifter.portfolio import Portfolio
+from shifter.errors import EngineError, OverloadError, StoreError
+from shifter.portfolio import Portfolio, pack
 from shifter.switching.engine import OnnxEngine
 
 JSON = {"content-type": "application/json"}
@@ -324,3 +326,118 @@ print("torch:", found)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("torch: []")
+
+
+def other_portfolio(portfolio: Portfolio, *, classes: tuple[str, ...] | None = None) -> bytes:
+    """The same names for other variants: the larger one's weights under the smaller one's name."""
+    one, four, sixteen = (portfolio.inflate(name) for name in ("1x", "4x", "16x"))
+    some = [replace(four, name="16x"), replace(one, name="4x"), replace(sixteen, name="1x")]
+    spec = portfolio.input_spec
+    return pack(some, replace(spec, classes=classes or spec.classes), model="newer", provenance={})
+
+
+def test_a_newer_portfolio_is_served_under_load_and_a_bad_one_told(
+    portfolio_path: Path, portfolio: Portfolio
+) -> None:
+    """The file is replaced while clients ask without a pause; each answer is that of what it names."""
+    newer = other_portfolio(portfolio)
+    bad = other_portfolio(portfolio, classes=("a", "b", "c"))
+    known = {each.digest: each for each in (portfolio, Portfolio.open(newer))}
+    want = {
+        (digest, name): expected(each, name, PIXELS[:2])
+        for digest, each in known.items()
+        for name in each.names
+    }
+
+    async def scenario() -> set[str]:
+        service = EdgeService.open(Settings(portfolio=str(portfolio_path), refresh_s=0.02))
+        transport = httpx.ASGITransport(create_app(service))
+        seen: set[str] = set()
+        stop = asyncio.Event()
+        async with service, httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+
+            async def ask() -> None:
+                while not stop.is_set():
+                    answer = await client.post("/predict", content=encode(PIXELS[:2]), headers=JSON)
+                    assert answer.status_code == 200, answer.text
+                    digest, name = (answer.headers[f"X-Shifter-{h}"] for h in ("Portfolio", "Variant"))
+                    assert same(logits(answer), want[digest, name])
+                    seen.add(digest)
+
+            async def told(holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+                while True:
+                    state: dict[str, Any] = (await client.get("/status")).json()
+                    if holds(state):
+                        return state
+                    await asyncio.sleep(0.01)
+
+            asking = [asyncio.create_task(ask()) for _ in range(3)]
+            first = await told(lambda state: state["refresh"]["checked"] is not None)
+            assert (first["portfolio"], first["refresh"]["error"]) == (portfolio.digest, None)
+            replace_file(portfolio_path, newer)
+            state = await told(lambda state: state["portfolio"] != portfolio.digest)
+            assert state["model"] == "newer"
+            assert state["since"] > first["since"]
+            replace_file(portfolio_path, bad)
+            state = await told(lambda state: state["refresh"]["error"] is not None)
+            assert "3 classes (a, …, c)" in state["refresh"]["error"]
+            assert state["portfolio"] == Portfolio.open(newer).digest
+            replace_file(portfolio_path, portfolio_path.with_name("first.zip").read_bytes())
+            state = await told(lambda state: state["portfolio"] == portfolio.digest)
+            assert state["refresh"]["error"] is None
+            stop.set()
+            await asyncio.gather(*asking)
+            assert service.status()["load"]["queue"] == 0
+            service.check()
+        return seen
+
+    portfolio_path.with_name("first.zip").write_bytes(portfolio_path.read_bytes())
+    assert asyncio.run(scenario()) == set(known)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    other = path.with_name("other.zip")
+    other.write_bytes(data)
+    os.replace(other, path)
+
+
+def test_a_place_without_a_portfolio_is_told_and_where_a_relative_one_begins(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"nowhere\.zip: No such file.*; a relative path begins where"):
+        EdgeService.open(Settings(portfolio="nowhere.zip"))
+    with pytest.raises(StoreError) as told:
+        EdgeService.open(Settings(portfolio=str(tmp_path / "nowhere.zip")))
+    assert "relative" not in str(told.value)
+
+
+def test_the_trend_climbs_while_it_keeps_up(portfolio: Portfolio) -> None:
+    async def scenario() -> None:
+        settings = Settings(portfolio="x.zip", policy="trend", decide_every_s=0.01)
+        async with EdgeService(portfolio, settings) as service:
+            assert service.status()["active"] == "4x"
+            while service.status()["active"] != "1x":
+                await asyncio.sleep(0.01)
+            assert service.status()["policy"]["name"] == "trend"
+
+    asyncio.run(scenario())
+
+
+def test_the_status_tells_engine_memory_and_calibration(portfolio: Portfolio, tmp_path: Path) -> None:
+    budget = portfolio.deflated_bytes + sum(
+        profile.memory_bytes + profile.tensor_bytes for profile in list(portfolio.profiles.values())[:2]
+    )
+    settings = Settings(portfolio=str(tmp_path / "x.zip"), memory_bytes=budget, providers=("cpu",))
+    state = EdgeService(portfolio, settings).status()
+    assert state["engine"] == {"name": "onnxruntime", "threads": 1, "providers": ["cpu"], "absent": {}}
+    assert state["calibration"].startswith("not calibrated on this node")
+    assert state["memory"]["budget_bytes"] == budget
+    assert state["memory"]["deflated_bytes"] == portfolio.deflated_bytes
+    assert portfolio.deflated_bytes < state["memory"]["taken_bytes"] <= budget
+    assert [v["name"] for v in state["variants"] if v["usable"]] == ["16x", "4x"]
+    assert state["refresh"] == {"every_s": None, "checked": None, "error": None}
+
+
+def test_a_memory_budget_that_holds_no_variant_is_refused_with_what_it_takes(portfolio: Portfolio) -> None:
+    smallest = portfolio.profiles["16x"]
+    least = portfolio.deflated_bytes + smallest.memory_bytes + smallest.tensor_bytes
+    with pytest.raises(EngineError, match=f"give at least {least}"):
+        EdgeService(portfolio, Settings(portfolio="x.zip", memory_bytes=least - 1))

@@ -20,6 +20,7 @@ from serve_app.settings import Settings
         {"policy": "best"},
         {"policy": "fixed"},
         {"variant": "1x"},
+        {"policy": "trend", "variant": "1x"},
         {"objective_ms": 0},
         {"objective_ms": float("nan")},
         {"max_queue": 0},

@@ -23,20 +23,28 @@ def by_hand(variant: Variant, images: np.ndarray) -> np.ndarray:
     return pooled @ weights["classifier.weight"].T + weights["classifier.bias"]
 
 
+either = pytest.mark.parametrize("quick", [False, True], ids=["whole", "quick"])
+
+
+@either
 @pytest.mark.parametrize("threads", [1, 2])
-def test_it_computes_the_network(variants: dict[str, Variant], threads: int) -> None:
+def test_it_computes_the_network(variants: dict[str, Variant], threads: int, quick: bool) -> None:
     for variant in variants.values():
-        engine = OnnxEngine(variant.graph, variant.tensors, threads=threads)
+        engine = OnnxEngine(variant.graph, variant.tensors, threads=threads, quick=quick)
         logits = engine.run(IMAGES)
         assert (logits.dtype, logits.shape) == (np.float32, (4, 3))
         np.testing.assert_allclose(logits, by_hand(variant, IMAGES), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(engine.run(IMAGES[:1]), logits[:1], rtol=1e-5, atol=1e-6)
 
 
-def test_it_keeps_a_copy_of_the_weights_and_not_the_callers(variants: dict[str, Variant]) -> None:
+@either
+def test_it_keeps_a_copy_of_the_weights_and_not_the_callers(
+    variants: dict[str, Variant], quick: bool
+) -> None:
     variant = variants["v2"]
     mine = {name: tensor.copy() for name, tensor in variant.tensors.items()}
-    engine = OnnxEngine(variant.graph, mine)
+    engine = OnnxEngine(variant.graph, mine, quick=quick)
+    engine.optimise()  # an engine that is whole already is left as it is
     before = engine.run(IMAGES)
     gone = [weakref.ref(tensor) for tensor in mine.values()]
     for tensor in mine.values():
@@ -48,16 +56,46 @@ def test_it_keeps_a_copy_of_the_weights_and_not_the_callers(variants: dict[str, 
     assert np.array_equal(engine.run(IMAGES), before)
 
 
+def test_a_quick_engine_keeps_the_callers_arrays_alive(variants: dict[str, Variant]) -> None:
+    variant = variants["v4"]
+    mine = {name: tensor.copy() for name, tensor in variant.tensors.items()}
+    alive = [weakref.ref(tensor) for tensor in mine.values()]
+    engine = OnnxEngine(variant.graph, mine, quick=True)
+    mine.clear()
+    gc.collect()
+    assert all(reference() is not None for reference in alive)
+    quick = engine.run(IMAGES)
+    engine.optimise()
+    gc.collect()
+    assert not any(reference() is not None for reference in alive)
+    np.testing.assert_allclose(engine.run(IMAGES), quick, rtol=1e-5, atol=1e-6)
+
+
+def test_it_answers_while_it_is_optimised(variants: dict[str, Variant]) -> None:
+    variant = variants["v4"]
+    wanted = OnnxEngine(variant.graph, variant.tensors).run(IMAGES)
+    with ThreadPoolExecutor(3) as others:
+        for _ in range(20):
+            tensors = {name: tensor.copy() for name, tensor in variant.tensors.items()}
+            engine = OnnxEngine(variant.graph, tensors, quick=True)
+            answers = [others.submit(engine.run, IMAGES) for _ in range(12)]
+            del tensors
+            engine.optimise()
+            for answer in answers:
+                np.testing.assert_allclose(answer.result(), wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="see shifter.switching.denormals")
+@either
 @pytest.mark.parametrize("threads", [1, 2])
 def test_denormals_are_flushed_on_whichever_thread_computes_and_only_there(
-    variants: dict[str, Variant], threads: int
+    variants: dict[str, Variant], threads: int, quick: bool
 ) -> None:
     variant = variants["v0"]
     tiny = {name: np.zeros_like(tensor) for name, tensor in variant.tensors.items()}
     tiny["features.0.bias"] = np.full_like(tiny["features.0.bias"], 1e-41)
     tiny["classifier.weight"] = np.full_like(tiny["classifier.weight"], 1e30)
-    engine = OnnxEngine(variant.graph, tiny, threads=threads)  # 4e-11 if denormals counted
+    engine = OnnxEngine(variant.graph, tiny, threads=threads, quick=quick)  # 4e-11 if denormals counted
     assert not engine.run(IMAGES).any()
     with ThreadPoolExecutor(1) as other:
         assert not other.submit(engine.run, IMAGES).result().any()
@@ -73,7 +111,10 @@ def test_images_that_do_not_fit_are_refused(variants: dict[str, Variant]) -> Non
     assert engine.run(IMAGES).shape == (4, 3)
 
 
-def test_a_graph_or_tensors_that_do_not_belong_together_are_refused(variants: dict[str, Variant]) -> None:
+@either
+def test_a_graph_or_tensors_that_do_not_belong_together_are_refused(
+    variants: dict[str, Variant], quick: bool
+) -> None:
     graph, tensors = variants["v1"].graph, dict(variants["v1"].tensors)
     without = {name: tensor for name, tensor in tensors.items() if name != "classifier.bias"}
     short = {**tensors, "classifier.weight": tensors["classifier.weight"][:2]}
@@ -86,11 +127,12 @@ def test_a_graph_or_tensors_that_do_not_belong_together_are_refused(variants: di
         (variants["v2"].graph, tensors),
     ):
         with pytest.raises(EngineError):
-            OnnxEngine(some_graph, some_tensors)
+            OnnxEngine(some_graph, some_tensors, quick=quick)
 
 
+@either
 def test_a_graph_cannot_make_the_process_read_a_file(
-    variants: dict[str, Variant], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    variants: dict[str, Variant], tmp_path: object, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
     """An initializer whose location names a file beside the process, not one of the tensors."""
     monkeypatch.chdir(str(tmp_path))
@@ -98,4 +140,4 @@ def test_a_graph_cannot_make_the_process_read_a_file(
     with open("classifier.bias", "wb") as file:
         file.write(tensors.pop("classifier.bias").tobytes())
     with pytest.raises(EngineError, match="not found from the table"):
-        OnnxEngine(variants["v0"].graph, tensors)
+        OnnxEngine(variants["v0"].graph, tensors, quick=quick)

@@ -17,6 +17,23 @@ assert answer.logits.shape == (1, 3), answer
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
+ASK = """
+import sys
+from shifter.switching.engines import make_engine
+
+assert "torch" not in sys.modules
+make_engine("torch")
+print(*(name for name in ("torch", "ray", "onnx") if name in sys.modules))
+"""
+
+
+def test_torch_is_loaded_where_it_is_asked_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["torch"]
+
 
 def test_a_process_that_serves_loads_neither_torch_nor_ray(package: bytes, tmp_path: Path) -> None:
     path = tmp_path / "portfolio.zip"

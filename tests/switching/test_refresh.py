@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,14 @@ import pytest
 from shifter.errors import PackageError, StoreError
 from shifter.portfolio import Portfolio, pack
 from shifter.portfolio.source import Source
+from shifter.run import Run
+from shifter.store import Store
 from shifter.switching.host import Host
 from shifter.switching.initialise import initialise
 from shifter.switching.policies import Slo
 from shifter.switching.refresh import Refresh
 
+from .. import s3
 from .test_host import IMAGES, same, submit
 from .test_takeover import SPEC, Making, logits, make  # noqa: F401 - a fixture
 
@@ -214,3 +218,49 @@ def test_a_file_that_is_gone_is_an_error_and_no_refusal(package: bytes, tmp_path
         (tmp_path / "away.zip").rename(path)
         refresh.look()
         assert refresh.last.error is None
+
+
+def test_a_run_that_names_a_newer_package_and_then_the_old_one_again(
+    package: bytes, newer: bytes, store_uri: str
+) -> None:
+    """In a folder and in a bucket; a look that finds nothing new reads no package."""
+    run = Run(Store.open(store_uri), "digits")
+    digests = [Portfolio.open(data).digest for data in (package, newer)]
+    for digest, data in zip(digests, (package, newer), strict=True):
+        run.store.write(run.portfolio_key(digest), data)
+
+    def name(digest: str) -> None:
+        run.store.replace(run.portfolio_json, json.dumps({"current": digest}).encode())
+
+    name(digests[0])
+    source = Source(f"{store_uri}/digits", patience_s=0)
+    with initialise(source.open(), Slo(0.05)) as host:
+        refresh = Refresh(host, source, source.version())
+        for digest in (digests[1], digests[0], digests[1]):
+            name(digest)
+            refresh.look()
+            assert refresh.last.error is None
+            assert submit(host, IMAGES).result().portfolio == digest
+        name("0" * 64)
+        refresh.look()
+        assert "0000.zip" in refresh.last.error
+        assert host.portfolio.digest == digests[1]
+
+
+def test_a_bucket_that_is_gone_for_a_while(bucket: s3.Server, package: bytes, newer: bytes) -> None:
+    store = Store.open(f"s3://{bucket.bucket()}/edge")
+    store.write("mine.zip", package)
+    source = Source(f"{store.uri}/mine.zip", patience_s=0)
+    with initialise(source.open(), Slo(0.05)) as host:
+        refresh, first = Refresh(host, source, source.version()), host.portfolio
+        store.delete("mine.zip")
+        store.write("mine.zip", newer)
+        bucket.play(gone=True)
+        for _ in range(2):
+            refresh.look()
+            assert f"no portfolio can be read at {store.uri}/mine.zip" in refresh.last.error
+            assert submit(host, IMAGES).result().portfolio == first.digest
+        bucket.play()
+        refresh.look()
+        assert refresh.last.error is None
+        assert submit(host, IMAGES).result().portfolio == Portfolio.open(newer).digest
