@@ -20,7 +20,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.comparison import Figure, Row, save
-from benchmarks.service_samples import Measured, measure, stated
+from benchmarks.service_samples import Measured, measure, stated, taking
 from shifter.portfolio import Portfolio
 from shifter.switching import policies as known_policies
 from shifter.switching.ensemble import NAME, voting
@@ -94,6 +94,12 @@ def policies(
         str, typer.Option("--policies", help="Comma-separated; the first one is judged.")
     ] = "slo,trend",
     objective_ms: Objective = None,
+    stretch: Annotated[
+        float, typer.Option(help="Service times are so many times those measured: a node so much slower.")
+    ] = 1.0,
+    medians: Annotated[
+        bool, typer.Option("--medians", help="Each call takes the median: for a machine with other work.")
+    ] = False,
     peak_quantile: Peak = 1.0,
     seeds: Annotated[int, typer.Option(help="Of arrivals within their seconds and of service times.")] = 3,
     block_s: Annotated[int, typer.Option(help="Seconds that the interval resamples as one.")] = 60,
@@ -101,6 +107,8 @@ def policies(
 ) -> None:
     """Effective accuracy (E) of policies, of every fixed variant, of ensembles and of oracles."""
     called, profiles, measured = subject(package)
+    measured = (measured.medians() if medians else measured).stretched(stretch)
+    profiles = {name: taking(profile, measured.hot[name].mean) for name, profile in profiles.items()}
     largest = list(profiles)[-1]
     objective = objective_ms / 1e3 if objective_ms else 10 * measured.hot[largest].mean
     wanted = {name: the_policy(name, objective) for name in names.split(",")}
@@ -124,6 +132,8 @@ def policies(
         "trace": trace.name,
         "portfolio": package.stem if package else called,
         "peak quantile": peak_quantile,
+        "stretch": stretch,
+        "medians": medians,
         "strategies": {name: _told(one) for name, one in strategies.items() if one.figures},
     }
     shown = {
