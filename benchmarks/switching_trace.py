@@ -145,6 +145,8 @@ def policies(
     what = f"{trace.stem}, {called}"
     # That of the whole trace, also where blocks are resampled.
     steady = max((rights[name] for name in fixed), key=lambda right: float(right.sum()))
+    gain = _accuracy(rights[judged], blocks) - _accuracy(steady, blocks)
+    finish(Row(f"E({judged}) − E(best fixed), {what}", _figure(gain, blocks.size), ">= 0", shown, {}), out)
     for best, target in (("oracle", ">= 0.8"), ("bound", ""), ("oracle every 10 s", "")):
         share = _recovered(rights[judged], steady, rights[best], blocks)
         name = f"share of E({best}) − E(best fixed) that {judged} recovers, {what}"
@@ -254,12 +256,15 @@ def _recovered(
     requests: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     floor = _accuracy(fixed, requests)
-    share: NDArray[np.float64] = (_accuracy(judged, requests) - floor) / (_accuracy(best, requests) - floor)
+    to_recover = _accuracy(best, requests) - floor
+    # Minutes drawn may hold no overload at all: then there is nothing to recover, and no share of it.
+    to_recover[to_recover <= 0] = np.nan
+    share: NDArray[np.float64] = (_accuracy(judged, requests) - floor) / to_recover
     return share
 
 
 def _figure(values: NDArray[np.float64], blocks: int) -> Figure:
-    low, high = np.quantile(values[1:], [0.025, 0.975])
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return Figure(float(values[0]), float(low), float(high), blocks)
 
 
