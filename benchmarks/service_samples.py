@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +34,22 @@ class Measured:
     hot: Mapping[str, ServiceSamples]
     alternating: Mapping[str, ServiceSamples]
     cold: Mapping[str, float]
+
+    def medians(self) -> Measured:
+        """Without spread, where other work on the machine is the most of it."""
+
+        def each(times: Mapping[str, ServiceSamples]) -> dict[str, ServiceSamples]:
+            return {name: ServiceSamples([np.median(one.seconds)]) for name, one in times.items()}
+
+        return Measured(each(self.hot), each(self.alternating), self.cold)
+
+    def stretched(self, factor: float) -> Measured:
+        """Service times that are so many times as long; switches take as long as they did."""
+
+        def each(times: Mapping[str, ServiceSamples]) -> dict[str, ServiceSamples]:
+            return {name: ServiceSamples(factor * samples.seconds) for name, samples in times.items()}
+
+        return Measured(each(self.hot), each(self.alternating), self.cold)
 
 
 def on_one_core(variant: Variant) -> Engine:
@@ -81,6 +97,15 @@ def _timed(engine: Engine, image: np.ndarray) -> float:
     began = time.perf_counter()
     engine.run(image)
     return time.perf_counter() - began
+
+
+def taking(profile: Profile, seconds: float) -> Profile:
+    """So that the switcher begins with what is true here, as after a calibration."""
+    one = 1e3 * seconds
+    many = profile.batch_images * one
+    return replace(
+        profile, latency=Latency(one, one, one, one, 1), batch_latency=Latency(many, many, many, many, 1)
+    )
 
 
 def stated() -> tuple[dict[str, Profile], Measured]:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from benchmarks.comparison import Figure, Row
-from benchmarks.service_samples import measure
+from benchmarks.service_samples import measure, taking
 from shifter.portfolio import Portfolio
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.figures import Figures
@@ -23,7 +23,7 @@ from shifter.switching.samples import ServiceSamples
 from shifter.switching.simulate import SwitchCosts, simulate
 from shifter.switching.switcher import Switcher
 from shifter.switching.trace import SECOND, draw_requests, read_trace, scale_to_peak
-from shifter.values import Latency, Profile, Variant
+from shifter.values import Variant
 
 MAX_QUEUE, DECIDE_EVERY = 64, 0.1  # the service's defaults
 _WARM_UP = 300
@@ -151,7 +151,7 @@ def validate(
 
     measured = measure(portfolio, build)
     profiles = {
-        name: _taking(profile, measured.hot[name].mean) for name, profile in portfolio.profiles.items()
+        name: taking(profile, measured.hot[name].mean) for name, profile in portfolio.profiles.items()
     }
 
     def make_host() -> Host:
@@ -221,14 +221,6 @@ def validate(
     for what, values in ratios.items():
         row = Row(f"simulated / real latency, {what}, {portfolio.model}", Figure.of(values), "", shown, notes)
         finish(row, out)
-
-
-def _taking(profile: Profile, seconds: float) -> Profile:
-    """So that the switcher begins with what is true here."""
-    one = 1e3 * seconds
-    each = Latency(one, one, one, one, 1)
-    many = Latency(*[profile.batch_images * one] * 4, 1)
-    return replace(profile, latency=each, batch_latency=many)
 
 
 def _seen(served: Served, name: str) -> ServiceSamples | None:

@@ -20,7 +20,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.comparison import Figure, Row, save
-from benchmarks.service_samples import Measured, measure, stated
+from benchmarks.service_samples import Measured, measure, stated, taking
 from shifter.portfolio import Portfolio
 from shifter.switching import policies as known_policies
 from shifter.switching.ensemble import NAME, voting
@@ -94,6 +94,12 @@ def policies(
         str, typer.Option("--policies", help="Comma-separated; the first one is judged.")
     ] = "slo,trend",
     objective_ms: Objective = None,
+    stretch: Annotated[
+        float, typer.Option(help="Service times are so many times those measured: a node so much slower.")
+    ] = 1.0,
+    medians: Annotated[
+        bool, typer.Option("--medians", help="Each call takes the median: for a machine with other work.")
+    ] = False,
     peak_quantile: Peak = 1.0,
     seeds: Annotated[int, typer.Option(help="Of arrivals within their seconds and of service times.")] = 3,
     block_s: Annotated[int, typer.Option(help="Seconds that the interval resamples as one.")] = 60,
@@ -101,6 +107,8 @@ def policies(
 ) -> None:
     """Effective accuracy (E) of policies, of every fixed variant, of ensembles and of oracles."""
     called, profiles, measured = subject(package)
+    measured = (measured.medians() if medians else measured).stretched(stretch)
+    profiles = {name: taking(profile, measured.hot[name].mean) for name, profile in profiles.items()}
     largest = list(profiles)[-1]
     objective = objective_ms / 1e3 if objective_ms else 10 * measured.hot[largest].mean
     wanted = {name: the_policy(name, objective) for name in names.split(",")}
@@ -124,6 +132,8 @@ def policies(
         "trace": trace.name,
         "portfolio": package.stem if package else called,
         "peak quantile": peak_quantile,
+        "stretch": stretch,
+        "medians": medians,
         "strategies": {name: _told(one) for name, one in strategies.items() if one.figures},
     }
     shown = {
@@ -135,6 +145,8 @@ def policies(
     what = f"{trace.stem}, {called}"
     # That of the whole trace, also where blocks are resampled.
     steady = max((rights[name] for name in fixed), key=lambda right: float(right.sum()))
+    gain = _accuracy(rights[judged], blocks) - _accuracy(steady, blocks)
+    finish(Row(f"E({judged}) − E(best fixed), {what}", _figure(gain, blocks.size), ">= 0", shown, {}), out)
     for best, target in (("oracle", ">= 0.8"), ("bound", ""), ("oracle every 10 s", "")):
         share = _recovered(rights[judged], steady, rights[best], blocks)
         name = f"share of E({best}) − E(best fixed) that {judged} recovers, {what}"
@@ -244,12 +256,15 @@ def _recovered(
     requests: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     floor = _accuracy(fixed, requests)
-    share: NDArray[np.float64] = (_accuracy(judged, requests) - floor) / (_accuracy(best, requests) - floor)
+    to_recover = _accuracy(best, requests) - floor
+    # Minutes drawn may hold no overload at all: then there is nothing to recover, and no share of it.
+    to_recover[to_recover <= 0] = np.nan
+    share: NDArray[np.float64] = (_accuracy(judged, requests) - floor) / to_recover
     return share
 
 
 def _figure(values: NDArray[np.float64], blocks: int) -> Figure:
-    low, high = np.quantile(values[1:], [0.025, 0.975])
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return Figure(float(values[0]), float(low), float(high), blocks)
 
 
