@@ -18,7 +18,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from shifter.errors import ShifterError
+from shifter.errors import ShifterError, TrainingError
 from shifter.recipe import Recipe
 from shifter.run import Run
 from shifter.training.imp import OnEvent
@@ -32,7 +32,7 @@ _SAVING_SECONDS = 60.0
 
 
 class LostError(Exception):
-    """Workers were lost, or Ray Train's own process that watches them; why, as Ray has it."""
+    """Workers were lost; why, as Ray has it."""
 
 
 def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
@@ -41,6 +41,7 @@ def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
     Raises:
         ShifterError: as a worker raised it.
         LostError: if workers were lost.
+        TrainingError: if Ray Train's controller was.
     """
     # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
@@ -79,8 +80,14 @@ def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
                     on_event(event)
             try:
                 ending.result()
-            except (TrainingFailedError, RayActorError) as error:
+            except TrainingFailedError as error:
                 raise failure or LostError(str(error)) from error
+            except RayActorError as error:
+                # Its workers may hold their CPUs for a while: another fit might wait for ever.
+                raise failure or TrainingError(
+                    f"the process that watches the workers of {run.name} was lost; the same command goes "
+                    f"on from what was saved last. What Ray says:\n{error}"
+                ) from error
     finally:
         events.shutdown(force=True)
 
