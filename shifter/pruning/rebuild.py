@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from shifter.pruning.analyse import by_group, contribution
-from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
+from shifter.pruning.fuse import fuse_norms, read_tensor, read_weight
 from shifter.pruning.network import Float64s
 from shifter.pruning.parts import ConstantPlan, LayerPlan, ParameterPlan, PrunePlan
 from shifter.pruning.rewrite import other_tensors, rebuild_graph
@@ -108,7 +108,7 @@ def rebuild_layer(
         CheckpointError: if a tensor is missing or misshapen, or what is read of it is not finite.
     """
     weight = read_weight(part.layer, tensors)
-    factor, bias = fuse_norm(part.layer, tensors, weight.shape[0])
+    factor, bias = fuse_norms(part.layer, tensors, weight.shape[0])
     bias = bias + folded_bias(part, weight, factor)
     rebuilt = np.empty(_kept_shape(part, weight), dtype) if out is None else out
     _scale_kept(part, weight, factor, rebuilt)
