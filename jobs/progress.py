@@ -106,6 +106,11 @@ def _told(event: Mapping[str, Any]) -> str:
         )
     if kind == "waiting":
         so_far = clock(event["seconds"])
+        if event["begun"]:
+            return (
+                f"waiting for {so_far}: all CPUs of the cluster ({event['cpus']}) are taken, "
+                "by this reduction's own tasks or by others"
+            )
         return f"waiting for a CPU: all of the cluster's ({event['cpus']}) are taken; {so_far} so far"
     if kind == "profiling":
         return f"profiling {event['variants']} variants"

@@ -44,8 +44,8 @@ ROUNDS_AT_A_TIME = 8
 """Rounds that are worked on at once, at most: memory stays the same, however many there are."""
 TRIES = 4
 """How often a task whose worker is lost is run before the reduction ends."""
-QUIET_SECONDS = 5.0
-"""Without a free CPU for so long, the cluster is said to be full; then each minute."""
+QUIET_SECONDS, SILENT_SECONDS = 5.0, 60.0
+"""Without a free CPU for so long the cluster is said to be full: at first, and whenever nothing comes in."""
 
 
 def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent, local: bool = False) -> list[Variant]:
@@ -53,7 +53,8 @@ def reduce_run(run: Run, recipe: Recipe, on_event: OnEvent, local: bool = False)
 
     What is finished is read back from the store instead. Events: ``{"event": "reduced", "variant",
     "done", "of", "structural_parameters", "error"}`` as rounds come in, ``{"event": "waiting",
-    "seconds", "cpus"}`` while every CPU of the cluster is taken, then ``{"event": "profiling",
+    "seconds", "cpus", "begun"}`` while every CPU of the cluster is taken (once tasks have ``begun``, it may
+    be by them), then ``{"event": "profiling",
     "variants"}``.
 
     Args:
@@ -160,12 +161,13 @@ def reduce_rounds(
                 pending[_plan.remote(shared[0], index, multiples[index])] = "plan", index
                 under_way += 1
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=patience)
+            patience, begun = SILENT_SECONDS, ("begin", -1) not in pending.values()
             if not ready:
-                patience = 60.0
-                if ("begin", -1) in pending.values():
-                    quiet = time.monotonic() - since
-                    on_event({"event": "waiting", "seconds": round(quiet), "cpus": cpus})
+                if not begun or _free_cpus() < 1:
+                    quiet = round(time.monotonic() - since)
+                    on_event({"event": "waiting", "seconds": quiet, "cpus": cpus, "begun": begun})
                 continue
+            since = time.monotonic()
             step, index = pending[ready[0]]
             result = _result(ready[0], step, index)
             del pending[ready[0]]
@@ -182,6 +184,11 @@ def reduce_rounds(
         for task in pending:
             with suppress(RayError):  # the cluster may be what failed
                 ray.cancel(task)
+
+
+def _free_cpus() -> float:
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return free.get("CPU", 0.0)
 
 
 def _result(task: Any, step: str, index: int) -> Any:

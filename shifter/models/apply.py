@@ -85,12 +85,15 @@ def misfits(module: nn.Module, plan: PrunePlan) -> frozenset[str]:
         layer = part.layer
         owner, attribute = _owner(module, layer.weight)
         plain = isinstance(owner, _ConvNd | nn.Linear) and attribute == "weight"
-        if plain and layer.norm is not None:
-            norm, _ = _owner(module, layer.norm.scale)
-            plain = isinstance(norm, _NormBase) and not norm._forward_hooks and not norm._forward_pre_hooks
+        norms = [_owner(module, norm.scale)[0] for norm in layer.norms]
+        plain = plain and all(isinstance(norm, _NormBase) and not _is_hooked(norm) for norm in norms)
         if not plain:
             found.add(layer.weight)
     return frozenset(found)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _apply_layer(module: nn.Module, part: LayerPlan, tensors: Mapping[str, Tensor]) -> None:
@@ -99,10 +102,10 @@ def _apply_layer(module: nn.Module, part: LayerPlan, tensors: Mapping[str, Tenso
     assert isinstance(owner, _ConvNd | nn.Linear)
     weight, bias = tensors[layer.reduced_weight], tensors.get(layer.reduced_bias)
     _assign(owner, "weight", weight)
-    if bias is not None and (owner.bias is not None or layer.norm is not None or bool(bias.any())):
+    if bias is not None and (owner.bias is not None or layer.norms or bool(bias.any())):
         _assign(owner, "bias", bias)
-    if layer.norm is not None:
-        norm, _ = _owner(module, layer.norm.scale)
+    for folded in layer.norms:
+        norm, _ = _owner(module, folded.scale)
         _replace(module, norm, nn.Identity().train(norm.training))
     if isinstance(owner, nn.Linear):
         owner.out_features, owner.in_features = weight.shape

@@ -24,6 +24,10 @@ from shifter.models.registry import Spec, build
 Arrays = dict[str, NDArray[Any]]
 
 _GUESS = 10
+_OTHERWISE_NAMED = (
+    "most of the names differ: the file was written by another implementation of this network. Give that "
+    "one: --model package.module:function, which returns the network for classes= and channels="
+)
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -93,5 +97,11 @@ def _network(
         }
         if classes is None and len(found) == 1:
             network = build(spec, classes=found.pop(), channels=channels)
-    load_weights(network, given, source=source)
+    try:
+        load_weights(network, given, source=source)
+    except CheckpointError as error:
+        named = own.keys() & given.keys()
+        if 2 * len(named) >= len(own):
+            raise
+        raise CheckpointError(f"{error}\n{_OTHERWISE_NAMED}") from error
     return network

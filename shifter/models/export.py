@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import onnx_ir as ir
@@ -82,7 +84,8 @@ def export_traced(module: nn.Module, shape: tuple[int, int, int]) -> Exported:
     was_training = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        model = _trace(module, shape)
+        with _as_in_evaluation(module):
+            model = _trace(module, shape)
     finally:
         for name, part in module.named_modules():
             part.training = was_training[name]
@@ -95,6 +98,20 @@ def export_traced(module: nn.Module, shape: tuple[int, int, int]) -> Exported:
     _drop_notes(model)
     serialised: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return Exported(serialised, origins, unread)
+
+
+@contextmanager
+def _as_in_evaluation(module: nn.Module) -> Iterator[None]:
+    """RReLU is a LeakyReLU then, which torch's exporter does not know."""
+    random = [part for part in module.modules() if isinstance(part, nn.RReLU)]
+    for part in random:
+        slope = (part.lower + part.upper) / 2
+        part.forward = partial(nn.functional.leaky_relu, negative_slope=slope)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for part in random:
+            del part.forward
 
 
 def _trace(module: nn.Module, shape: tuple[int, int, int]) -> ir.Model:

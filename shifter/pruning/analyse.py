@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shifter.errors import CheckpointError
 from shifter.pruning.functions import COMBINE
-from shifter.pruning.fuse import fuse_norm, not_finite, read_tensor, read_weight
+from shifter.pruning.fuse import fuse_norms, not_finite, read_tensor, read_weight
 from shifter.pruning.network import (
     Arrange,
     Bools,
@@ -71,6 +71,11 @@ class Channels:
         return np.asarray(self.constant & (self.profile == 0))
 
     @property
+    def is_zero(self) -> Bools:
+        """Constants that contribute nothing."""
+        return np.asarray(self.constant & (self.value == 0))
+
+    @property
     def counted(self) -> Bools:
         """Constants that contribute something."""
         return np.asarray(self.constant & (self.value != 0))
@@ -90,7 +95,7 @@ class LayerFacts:
             raise CheckpointError(
                 f"{layer.weight!r} has {out} filters, which {layer.groups} groups do not divide"
             )
-        self.factor, self.bias = fuse_norm(layer, tensors, out)
+        self.factor, self.bias = fuse_norms(layer, tensors, out)
         self.weight = weight
         self.groups = layer.groups
         self.out, self.into = out, into * layer.groups
@@ -292,7 +297,7 @@ def join(op: str, left: Channels, right: Channels) -> Channels:
     """What is known of two activations combined by ``op``, channel by channel."""
     with np.errstate(all="ignore"):
         value = COMBINE[op](left.value, right.value)
-    zeros = (left.constant & (left.value == 0)), (right.constant & (right.value == 0))
+    zeros = left.is_zero, right.is_zero
     if op == "Mul":
         one_is_flat = left.flat | right.flat
         constant = (left.constant & right.constant & one_is_flat) | zeros[0] | zeros[1]

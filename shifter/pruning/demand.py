@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from shifter.pruning.analyse import Analysis
-from shifter.pruning.network import Arrange, Bools, Each, Ints, Join, LayerNode, Network, Stop
+from shifter.pruning.network import Arrange, Bools, Each, Fixed, Ints, Join, LayerNode, Network, Stop
 from shifter.pruning.spaces import is_depthwise
 
 Demands = dict[str, Bools]
@@ -59,8 +59,11 @@ def _spread(
                 # Only a scale of zero makes a constant of what is none, and asks for nothing.
                 made = channels[node.output].constant & ~channels[node.inputs[0]].constant
                 needed[node.inputs[0]] |= needed[node.output] & ~made
+            case Fixed():
+                silenced = channels[node.operand].is_zero & (node.op == "Mul")
+                needed[node.inputs[0]] |= needed[node.output] & ~silenced
             case Join():
-                zero = [channels[name].constant & (channels[name].value == 0) for name in node.inputs]
+                zero = [channels[name].is_zero for name in node.inputs]
                 for position, name in enumerate(node.inputs):
                     silenced = zero[1 - position] if node.op == "Mul" else np.zeros_like(zero[0])
                     if position == 0:

@@ -29,13 +29,15 @@ def parse_model(architecture: bytes) -> ir.Model:
     A Reshape carries literal sizes, the number of channels among them. One that flattens everything
     but the batch becomes a Flatten, which carries none; one that with its neighbours shuffles
     channels becomes a Gather of channels; others get a literal shape instead of a computed one.
+    Poolings on whose size ONNX Runtime disagrees with itself are said in another way.
 
     Raises:
         GraphError: if the bytes are not an ONNX model, or an input's rank is not known.
     """
     try:
         proto = onnx.ModelProto.FromString(architecture)
-        known = {info.name for info in (*proto.graph.value_info, *proto.graph.output)}
+        stated = (*proto.graph.value_info, *proto.graph.output)
+        known = {info.name for info in stated if info.type.tensor_type.HasField("shape")}
         if any(name and name not in known for node in proto.graph.node for name in node.output):
             proto = onnx.shape_inference.infer_shapes(proto)
         model: ir.Model = ir.from_proto(proto)
@@ -45,11 +47,19 @@ def parse_model(architecture: bytes) -> ir.Model:
         raise GraphError("the architecture has no output: it is empty, or not an ONNX model")
     own = [node for node in model.graph if node.domain in STANDARD]
     for node in own:
+        if node.op_type in ("Cast", "CastLike"):
+            _fold_cast(model, node)
+        elif node.op_type == "Reshape" and is_weight(node.inputs[0]):
+            _unsqueeze_weight(model, node)
+    for node in own:
         if node.op_type == "Transpose":
             _replace_shuffle(model, node)
     for node in own:
         if node.op_type == "Reshape" and node.outputs[0].uses():
             _simplify_reshape(model, node)
+    for node in own:
+        if node.op_type in ("AveragePool", "MaxPool") and attribute(node, "ceil_mode", 0):
+            _round_down(node)
     RemoveUnusedNodesPass()(model)
     return model
 
@@ -79,6 +89,13 @@ def shape_of(value: ir.Value | None) -> tuple[int | None, ...]:
     if value is None or value.shape is None:
         return ()
     return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def sizes_of(value: ir.Value | None) -> tuple[int | str | None, ...]:
+    """As :func:`shape_of`, with the names of sizes that are not fixed but have one."""
+    if value is None or value.shape is None:
+        return ()
+    return tuple(size if isinstance(size, int) else size.value for size in value.shape)
 
 
 def name_of(value: ir.Value | None) -> str:
@@ -140,6 +157,82 @@ def _flattens(source: tuple[int | None, ...], result: tuple[int | None, ...]) ->
     if len(source) < 3 or len(result) != 2 or source[0] != result[0]:
         return False
     return None not in source[1:] and result[1] == math.prod(size or 0 for size in source[1:])
+
+
+def _fold_cast(model: ir.Model, node: ir.Node) -> None:
+    """A literal of another type is a literal."""
+    content, dtype = literal(node.inputs[0]), node.outputs[0].dtype
+    if content is None or dtype is None or content.dtype.kind not in "fiub":
+        return
+    result = node.outputs[0]
+    folded = inline(model, f"{result.name}.folded", content.astype(dtype.numpy()))
+    ir.convenience.replace_all_uses_with(result, folded)
+
+
+def _unsqueeze_weight(model: ir.Model, node: ir.Node) -> None:
+    """A weight that only gets more axes, as PRelu's slopes: said without its sizes, which may change."""
+    before, after = shape_of(node.inputs[0]), literal(node.inputs[1])
+    if after is None or len(before) != 1 or list(after).count(1) != len(after) - 1:
+        return
+    (place,) = np.flatnonzero(after != 1).tolist() or [0]
+    axes = inline(model, f"{node.name}.axes", [i for i in range(len(after)) if i != place])
+    fresh = ir.node("Unsqueeze", [node.inputs[0], axes], name=node.name)
+    fresh.outputs[0].shape = ir.Shape([1] * place + list(before) + [1] * (len(after) - place - 1))
+    fresh.outputs[0].type = node.outputs[0].type
+    replace_node(model, node, fresh)
+
+
+def _round_down(pool: ir.Node) -> None:
+    """Says the size of a pooling that rounds up by its padding, where a Flatten counts on it.
+
+    No window starts in the padding behind the image: ONNX Runtime computes so, but its shape inference
+    counts such a window, and refuses the layer behind the Flatten unless every shape between is stated.
+    What is flattened has one size, so the padding may be that of this size.
+    """
+    sizes, result = (shape_of(value)[2:] for value in (pool.inputs[0], pool.outputs[0]))
+    rank = len(sizes)
+    plain = [1] * rank
+    kernel, strides, dilations, pads = (
+        [int(n) for n in attribute(pool, key, default)]
+        for key, default in (
+            ("kernel_shape", ()),
+            ("strides", plain),
+            ("dilations", plain),
+            ("pads", 2 * plain),
+        )
+    )
+    if "pads" not in pool.attributes:
+        pads = [0] * 2 * rank
+    if not rank or None in (*sizes, *result) or not _is_flattened(pool.outputs[0]):
+        return
+    reaches = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    free = [
+        int(n or 0) + pads[i] + pads[rank + i] - reach
+        for i, (n, reach) in enumerate(zip(sizes, reaches, strict=True))
+    ]
+    if all(-(-f // s) + 1 == out for f, s, out in zip(free, strides, result, strict=True)):
+        return
+    more = [max(0, (int(out or 0) - 1) * s - f) for f, s, out in zip(free, strides, result, strict=True)]
+    if any(more):
+        if pool.op_type == "AveragePool" and attribute(pool, "count_include_pad", 0):
+            return  # what only rounding up reaches is not counted, and padding would be
+        pads[rank:] = [before + after for before, after in zip(pads[rank:], more, strict=True)]
+        pool.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    pool.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
+
+
+def _is_flattened(value: ir.Value) -> bool:
+    """True if somewhere behind ``value`` several positions become channels."""
+    seen: set[ir.Value] = set()
+    left = [value]
+    while left:
+        for use in left.pop().uses():
+            sizes = shape_of(use.node.inputs[0])[2:]
+            if use.node.op_type == "Flatten" and any(size != 1 for size in sizes):
+                return True
+            left += [result for result in use.node.outputs if result not in seen]
+            seen.update(use.node.outputs)
+    return False
 
 
 def _replace_shuffle(model: ir.Model, transpose: ir.Node) -> None:

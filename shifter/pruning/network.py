@@ -6,7 +6,8 @@ channels is all that the analyser and the planner need to know of it:
 - :class:`LayerNode` mixes them: a convolution or linear layer, which owns weights;
 - :class:`Each` does the same to every position of one channel: an activation, a pooling, a norm of
   its own, a scale per channel;
-- :class:`Join` combines channels of the same number: a residual add, a gate;
+- :class:`Join` combines channels of the same number: a residual add, a gate
+  (:class:`Fixed`, once an operand has turned out to be the same for every image);
 - :class:`Arrange` moves them: concatenation, split, slice, shuffle, flatten, padding with channels;
 - :class:`Stop` is not understood: what goes in and what comes out stays as it is.
 """
@@ -43,7 +44,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer, with the batch normalisation that follows it.
+    """A convolution or linear layer, with the batch normalisations that follow it.
 
     Args:
         name: the weight's name without ``.weight``.
@@ -60,7 +61,7 @@ class Layer:
     op: str
     weight: str
     bias: str | None
-    norm: Norm | None
+    norms: tuple[Norm, ...]
     padded: bool
     groups: int = 1
     transposed: bool = False
@@ -73,8 +74,8 @@ class Layer:
         names = [self.weight]
         if self.bias is not None:
             names.append(self.bias)
-        if self.norm is not None:
-            names += [self.norm.scale, self.norm.bias, self.norm.mean, self.norm.var]
+        for norm in self.norms:
+            names += [norm.scale, norm.bias, norm.mean, norm.var]
         return tuple(names)
 
     @property
@@ -93,9 +94,12 @@ class Layer:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layer:
         fields = dict(data)
-        if fields["norm"] is not None:
-            fields["norm"] = Norm(**fields["norm"])
+        fields["norms"] = tuple(Norm(**norm) for norm in fields["norms"])
         return cls(**fields)
+
+
+Size = int | str | None
+"""Of an axis: a number; a formula of sizes that are not fixed, equal where the formula is; or unknown."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +107,25 @@ class Value:
     """An activation.
 
     Args:
-        shape: None where a size is not fixed (the batch).
-        axis: where its channels are; None where they are not followed.
+        sizes: of its axes. axis: where its channels are; None where they are not followed.
     """
 
-    shape: tuple[int | None, ...]
+    sizes: tuple[Size, ...]
     axis: int | None
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """None where a size is not fixed (the batch)."""
+        return tuple(size if isinstance(size, int) else None for size in self.sizes)
 
     @property
     def width(self) -> int:
         """Channels; 0 where they are not followed."""
         return 0 if self.axis is None else (self.shape[self.axis] or 0)
+
+    def is_as_large_as(self, other: Value) -> bool:
+        """True if all sizes are known to be the same, whatever they are."""
+        return None not in self.sizes and self.sizes == other.sizes
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,7 @@ class Each(Node):
             (an average that counts its padding) by a profile that is the same for all channels.
         linear: True if c times a channel gives c times the result.
         scales: True if the first parameter multiplies, so that its zeros make constants of any channel.
+        fusible: what a layer right before it can take over: a batch norm, or the name of a bias.
     """
 
     function: PerChannel
@@ -169,11 +182,25 @@ class Each(Node):
     border: Literal["keeps", "scales"] = "keeps"
     linear: bool = False
     scales: bool = False
+    fusible: Norm | str | None = None
 
 
 @dataclass(frozen=True)
 class Join(Node):
     """``op`` of two activations, channel by channel; the sizes of other axes may be broadcast."""
+
+
+@dataclass(frozen=True)
+class Fixed(Node):
+    """A :class:`Join` of which one operand is the same for every image: a constant of the graph.
+
+    Args:
+        position: of that operand among the inputs that there were; ``inputs`` is the other one.
+        operand: its name.
+    """
+
+    position: int
+    operand: str
 
 
 @dataclass(frozen=True)
@@ -199,12 +226,17 @@ class Stop(Node):
 
 @dataclass(frozen=True)
 class Network:
-    """The operators of a network in an order in which they can run, batch norm already folded in."""
+    """The operators of a network in an order in which they can run, batch norm already folded in.
+
+    Args:
+        skipped: operators that do nothing any more: (output, position of the input that passes).
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     values: Mapping[str, Value]
+    skipped: tuple[tuple[str, int], ...] = ()
 
     @property
     def layers(self) -> Iterator[Layer]:

@@ -52,6 +52,13 @@ class LayerPlan:
         return has or any(value != 0 for _, value in self.constant_outputs)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether its weight stays as it is, but for the norms after it."""
+        settled = self.empty_outputs or self.constant_outputs or self.silent_inputs
+        left = (len(self.outputs), len(self.inputs))
+        return left == self.widths and not (settled or self.folded_inputs or self.carried_inputs)
+
+    @property
     def made(self) -> tuple[str, ...]:
         """Names of the reduced layer's tensors."""
         names = (self.layer.reduced_weight, self.layer.reduced_bias)
@@ -84,7 +91,7 @@ class Rewrite:
         node: the operator's first output.
         op: what is rewritten: ``Concat`` (``values``: inputs that are left), ``Split`` (sizes),
             ``Gather`` and ``Slice`` (indices among the kept channels), ``Pad`` (zeros before, after),
-            ``Reshape`` (axis, size).
+            ``Reshape`` (axis, size), ``Skip`` (the input that takes the operator's place).
     """
 
     node: str
@@ -97,12 +104,12 @@ class ConstantPlan:
     """An operand that is the same for every image, and so needs no layers any more.
 
     Args:
-        node: the operator's first output. position: of the operand.
+        node: the operator's first output. position: of the operand; None if it is added to the output.
         values: one per kept channel. trailing: axes behind the channels.
     """
 
     node: str
-    position: int
+    position: int | None
     values: tuple[float, ...]
     trailing: int
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from shifter.pruning.functions import COMBINE, FUNCTIONS
-from shifter.pruning.graph import name_of, shape_of
+from shifter.pruning.functions import COMBINE, FUNCTIONS, OF_ONE
+from shifter.pruning.fuse import fuse_followers
+from shifter.pruning.graph import name_of, shape_of, sizes_of
 from shifter.pruning.network import LayerNode, Legality, Network, Node, Value
 from shifter.pruning.read_arrange import (
     concat,
@@ -30,10 +31,12 @@ from shifter.pruning.read_arrange import (
 from shifter.pruning.read_each import (
     average_pool,
     binary,
+    cast,
     function,
     global_pool,
     identity,
     max_pool,
+    of_one,
     prelu,
     reduce_mean,
 )
@@ -50,16 +53,21 @@ def read_network(model: ir.Model, legality: Legality = "onnx") -> Network:
     reader = Reader(READERS, legality)
     for value in model.graph.inputs:
         shape = shape_of(value)
-        reader.values[name_of(value)] = Value(shape, 1 if len(shape) > 1 and shape[1] else None)
+        sizes = [size or f"{name_of(value)}.{axis}" for axis, size in enumerate(sizes_of(value))]
+        reader.values[name_of(value)] = Value(tuple(sizes), 1 if len(shape) > 1 and shape[1] else None)
     for node in model.graph:
         reader.read(node)
-    return Network(
-        inputs=tuple(name_of(v) for v in model.graph.inputs),
-        # An output that no image reaches has no channels, and stays.
-        outputs=tuple(name_of(v) for v in model.graph.outputs if v.name in reader.values),
-        nodes=tuple(_with_bias_named(node, model.graph.initializers.keys()) for node in reader.nodes),
-        values=reader.values,
+    network = fuse_followers(
+        Network(
+            inputs=tuple(name_of(v) for v in model.graph.inputs),
+            # An output that no image reaches has no channels, and stays.
+            outputs=tuple(name_of(v) for v in model.graph.outputs if v.name in reader.values),
+            nodes=tuple(reader.nodes),
+            values=reader.values,
+        )
     )
+    taken = model.graph.initializers.keys()
+    return replace(network, nodes=tuple(_with_bias_named(node, taken) for node in network.nodes))
 
 
 def _with_bias_named(node: Node, taken: Collection[str]) -> Node:
@@ -71,14 +79,16 @@ def _with_bias_named(node: Node, taken: Collection[str]) -> Node:
     return replace(node, layer=replace(node.layer, made_bias=f"{node.layer.weight}.bias"))
 
 
-READERS: dict[str, Callable[[Reader, ir.Node], Node | None]] = {
+READERS: dict[str, Callable[[Reader, ir.Node], Node]] = {
     **dict.fromkeys(FUNCTIONS, function),
     **dict.fromkeys(COMBINE, binary),
+    **dict.fromkeys(OF_ONE, of_one),
     **dict.fromkeys(("Conv", "Gemm", "MatMul"), layer),
     **dict.fromkeys(("Identity", "Dropout"), identity),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), global_pool),
     "AveragePool": average_pool,
     "BatchNormalization": norm,
+    "Cast": cast,
     "Concat": concat,
     "Flatten": flatten,
     "Gather": gather,

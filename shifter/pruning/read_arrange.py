@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import onnx_ir as ir
 
-from shifter.pruning.graph import attribute, attribute_ints, literal, name_of, shape_of
+from shifter.pruning.graph import attribute, attribute_ints, literal, name_of, shape_of, sizes_of
 from shifter.pruning.network import (
     Arrange,
     Each,
@@ -35,9 +35,9 @@ def concat(reader: Reader, node: ir.Node) -> Node:
     widths = [value.width for _, value, _ in found]
     which = np.repeat(np.arange(len(found)), widths)
     channel = np.concatenate([np.arange(width) for width in widths])
-    shape = list(found[0][1].shape)
-    shape[axis] = sum(widths)
-    output = reader.made(node.outputs[0], tuple(shape), axis)
+    sizes = list(found[0][1].sizes)
+    sizes[axis] = sum(widths)
+    output = reader.made(node.outputs[0], sizes, axis)
     return Arrange(node.op_type, name_of(node.outputs[0]), names, (output,), (np.stack([which, channel]),))
 
 
@@ -46,9 +46,9 @@ def arranged(reader: Reader, node: ir.Node, channels: list[Ints], **what: Any) -
     name, value, axis = reader.followed(node.inputs[0])
     outputs, sources = [], []
     for result, picked in zip(node.outputs, channels, strict=True):
-        shape = list(value.shape)
-        shape[axis] = len(picked)
-        outputs.append(reader.made(result, tuple(shape), axis))
+        sizes = list(value.sizes)
+        sizes[axis] = len(picked)
+        outputs.append(reader.made(result, sizes, axis))
         sources.append(np.stack([np.where(picked < 0, -1, 0), picked]))
     return Arrange(node.op_type, name_of(node.outputs[0]), (name,), tuple(outputs), tuple(sources), **what)
 
@@ -82,12 +82,8 @@ def slice(reader: Reader, node: ir.Node) -> Node:
     steps = given[3] if len(given) > 3 and given[3] is not None else np.ones(len(starts), np.int64)
     cut = {int(a) % rank: i for i, a in enumerate(axes)}
     if axis not in cut:
-        shape = shape_of(node.outputs[0])
-        output = reader.made(
-            node.outputs[0],
-            shape if len(shape) == rank else (None,) * axis + (value.width,) + (None,) * (rank - axis - 1),
-            axis,
-        )
+        sizes = [None if i in cut else size for i, size in enumerate(value.sizes)]
+        output = reader.made(node.outputs[0], sizes, axis)
         return Each(node.op_type, name_of(node.outputs[0]), (name,), (output,), lambda x, _: x)
     if len(cut) > 1:
         raise UnfollowedError("Slice of channels and positions at once")
@@ -130,12 +126,8 @@ def pad(reader: Reader, node: ir.Node) -> Node:
     if (before or after) and elsewhere:
         raise UnfollowedError("Pad of channels and positions at once")
     if elsewhere:
-        shape = shape_of(node.outputs[0])
-        output = reader.made(
-            node.outputs[0],
-            shape if len(shape) == rank else (None,) * axis + (value.width,) + (None,) * (rank - axis - 1),
-            axis,
-        )
+        sizes = [None if any(around.get(i, ())) else size for i, size in enumerate(value.sizes)]
+        output = reader.made(node.outputs[0], sizes, axis)
         return Each(
             node.op_type,
             name_of(node.outputs[0]),
@@ -167,7 +159,7 @@ def flatten(reader: Reader, node: ir.Node) -> Node:
         for sizes in (value.shape[1:axis], value.shape[axis + 1 :])
     )
     channel = np.tile(np.repeat(np.arange(value.width), after), before)
-    output = reader.made(node.outputs[0], (value.shape[0], channel.size), 1)
+    output = reader.made(node.outputs[0], (value.sizes[0], channel.size), 1)
     source = np.stack([np.zeros_like(channel), channel])
     return Arrange(
         node.op_type, name_of(node.outputs[0]), (name,), (output,), (source,), flattens=before * after > 1
@@ -179,13 +171,12 @@ def moved(
 ) -> Each:
     """Axes change places; channels stay together."""
     name, value, axis = reader.followed(node.inputs[0])
-    shape = shape_of(node.outputs[0])
+    made = list(sizes_of(node.outputs[0]))
     new = axis_of(axis, value.shape)
-    if new is None or not shape:
+    if new is None or not made:
         raise UnfollowedError(f"{node.op_type} that takes channels apart")
-    made = list(shape)
     made[new] = value.width
-    output = reader.made(node.outputs[0], tuple(made), new)
+    output = reader.made(node.outputs[0], made, new)
     return Each(node.op_type, name_of(node.outputs[0]), (name,), (output,), lambda x, _: x, linear=True)
 
 

@@ -1,8 +1,7 @@
-"""Readers of layers, and of the batch norms and biases that join them."""
+"""Readers of layers, and of the batch norms that follow them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx_ir as ir
 from shifter.pruning.functions import float32
 from shifter.pruning.graph import attribute, is_weight, literal, name_of, shape_of
 from shifter.pruning.network import (
+    Each,
     Float64s,
     Layer,
     LayerNode,
@@ -18,7 +18,7 @@ from shifter.pruning.network import (
     Norm,
     Parameter,
 )
-from shifter.pruning.reader import Reader, UnfollowedError
+from shifter.pruning.reader import Reader, UnfollowedError, slid
 
 
 def layer(reader: Reader, node: ir.Node) -> LayerNode | Node:
@@ -33,7 +33,7 @@ def layer(reader: Reader, node: ir.Node) -> LayerNode | Node:
         op=node.op_type,
         weight=name_of(weight),
         bias=None if bias is None else name_of(bias),
-        norm=None,
+        norms=(),
         padded=any(attribute(node, "pads", ())),
         groups=int(attribute(node, "group", 1)),
         transposed=transposed,
@@ -46,15 +46,14 @@ def layer(reader: Reader, node: ir.Node) -> LayerNode | Node:
     into = (shape[0] if transposed else shape[1] or 0) or 0
     if not out or not rank:
         raise UnfollowedError(f"{node.op_type} of a shape that is not known")
-    made = list(source.shape)
+    made = list(source.sizes)
     made[reads] = out
-    stated = shape_of(node.outputs[0])
     if node.op_type == "Conv":
-        made = [made[0], out, *(stated[2:] if len(stated) == rank else [None] * (rank - 2))]
+        made[2:] = slid(node, source.sizes[2:], [size or 0 for size in shape[2:]])
     follows = source.axis == reads and source.width == into * layer.groups
     if source.axis is None and source.shape[reads] is None:
         follows = False
-    output = reader.made(node.outputs[0], tuple(made), reads)
+    output = reader.made(node.outputs[0], made, reads)
     return LayerNode(
         node.op_type, name_of(node.outputs[0]), (name_of(node.inputs[0]),), (output,), layer, follows
     )
@@ -105,57 +104,26 @@ def _bias(node: ir.Node, width: int | None) -> ir.Value | None:
     return bias
 
 
-def norm(reader: Reader, node: ir.Node) -> Node | None:
-    """Joins the convolution before it, or is an affine map of its own."""
-    name, _, axis = reader.followed(node.inputs[0])
+def norm(reader: Reader, node: ir.Node) -> Each:
+    """An affine map, which the layer before it may take over."""
+    _, _, axis = reader.followed(node.inputs[0])
     if axis != 1 or any(v.uses() for v in node.outputs[1:]) or attribute(node, "training_mode", 0):
         raise UnfollowedError("BatchNormalization as in training, or not over channels")
     if not all(is_weight(v) for v in node.inputs[1:5]):
         raise UnfollowedError("the statistics of this BatchNormalization are not in the checkpoint")
     scale, shift, mean, var = names = [name_of(v) for v in node.inputs[1:5]]
     epsilon = float(reader.number(attribute(node, "epsilon", float32(1e-5))))
-    alone = all(v is not None and len(v.uses()) == 1 for v in node.inputs[1:5])
-    source = node.inputs[0]
-    before = reader.by_output.get(name)
-    if (
-        before is not None
-        and alone
-        and source is not None
-        and len(source.uses()) == 1
-        and not source.is_graph_output()
-    ):
-        layer = reader.nodes[before]
-        # A MatMul has no bias input that could take the norm's shift: there the norm stays an operator.
-        if isinstance(layer, LayerNode) and layer.layer.norm is None and layer.op != "MatMul":
-            reader.nodes[before] = replace(
-                layer,
-                layer=replace(layer.layer, norm=Norm(scale, shift, mean, var, epsilon)),
-                outputs=(reader.made(node.outputs[0], reader.values[name].shape, axis),),
-            )
-            reader.by_output[reader.nodes[before].output] = before
-            return None
-    if not alone:
+    if any(len(cast(ir.Value, v).uses()) != 1 for v in node.inputs[1:5]):
         raise UnfollowedError("several operators share the tensors of this BatchNormalization")
 
     def normalise(x: Float64s, given: Any) -> Float64s:
         scale, shift, mean, var = given
         return np.asarray((x - mean) / np.sqrt(var + epsilon) * scale + shift)
 
-    return reader.each(node, normalise, parameters=tuple(Parameter(n, 0) for n in names), scales=True)
-
-
-def is_bias(reader: Reader, node: ir.Node, name: str, parameter: Parameter) -> bool:
-    """Notes this Add as the bias of the MatMul before it, if it is that."""
-    before = reader.by_output.get(name)
-    layer = None if before is None else reader.nodes[before]
-    source = next(v for v in node.inputs if v is not None and v.name == name)
-    alone = len(source.uses()) == 1 and not source.is_graph_output()
-    if before is None or not isinstance(layer, LayerNode) or not alone or node.op_type != "Add":
-        return False
-    if layer.op != "MatMul" or layer.layer.bias is not None or parameter.axis != 0:
-        return False
-    value = reader.values[name]
-    output = reader.made(node.outputs[0], value.shape, cast(int, value.axis))
-    reader.nodes[before] = replace(layer, layer=replace(layer.layer, bias=parameter.name), outputs=(output,))
-    reader.by_output[output] = before
-    return True
+    return reader.each(
+        node,
+        normalise,
+        parameters=tuple(Parameter(n, 0) for n in names),
+        scales=True,
+        fusible=Norm(scale, shift, mean, var, epsilon),
+    )

@@ -7,15 +7,14 @@ side, each reading only its own bytes. The graph is for :mod:`shifter.pruning.re
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from shifter.pruning.analyse import by_group, contribution
-from shifter.pruning.fuse import fuse_norm, read_tensor, read_weight
-from shifter.pruning.network import Float64s
+from shifter.pruning.fuse import fuse_norms, not_finite, read_tensor, read_weight
+from shifter.pruning.network import Float64s, Ints
 from shifter.pruning.parts import ConstantPlan, LayerPlan, ParameterPlan, PrunePlan
 from shifter.pruning.rewrite import other_tensors, rebuild_graph
 from shifter.pruning.threads import side_by_side
@@ -108,105 +107,156 @@ def rebuild_layer(
         CheckpointError: if a tensor is missing or misshapen, or what is read of it is not finite.
     """
     weight = read_weight(part.layer, tensors)
-    factor, bias = fuse_norm(part.layer, tensors, weight.shape[0])
-    bias = bias + folded_bias(part, weight, factor)
-    rebuilt = np.empty(_kept_shape(part, weight), dtype) if out is None else out
-    _scale_kept(part, weight, factor, rebuilt)
-    if not (is_finite(rebuilt) and is_finite(bias)):
-        read_tensor(part.layer.weight, tensors)
-    settle_constants(part, weight, factor, rebuilt)
-    bias = settle_outputs(part, rebuilt, bias)
-    if part.layer.transposed:
-        rebuilt = np.ascontiguousarray(rebuilt.T)
-    if not part.is_biased:
-        return {part.layer.reduced_weight: rebuilt}
-    return {
-        part.layer.reduced_weight: rebuilt,
-        part.layer.reduced_bias: np.ascontiguousarray(bias[list(part.outputs)], dtype=dtype),
-    }
+    factor, bias = fuse_norms(part.layer, tensors, weight.shape[0])
+    writer = _Writer(part, weight, factor)
+    bias = bias[writer.outputs]
+    if factor is None and weight.dtype == np.dtype(dtype) and part.is_whole:
+        rebuilt = read_tensor(part.layer.weight, tensors)
+    else:
+        rebuilt = np.empty(_kept_shape(part, weight), dtype) if out is None else out
+        bias += writer.write(rebuilt)
+        if not np.isfinite(bias).all():
+            read_tensor(part.layer.weight, tensors)
+        settle_outputs(part, writer.outputs, rebuilt, bias)
+        rebuilt = rebuilt.T if part.layer.transposed else rebuilt
+    made = {part.layer.reduced_weight: np.ascontiguousarray(rebuilt)}
+    return made | ({part.layer.reduced_bias: bias.astype(dtype)} if part.is_biased else {})
 
 
-def settle_outputs(part: LayerPlan, rebuilt: NDArray[Any], bias: Float64s) -> Float64s:
+def settle_outputs(part: LayerPlan, outputs: Ints, rebuilt: NDArray[Any], bias: Float64s) -> None:
     """Output channels that nothing needs become zero; constant ones become their bias."""
-    place = {channel: row for row, channel in enumerate(part.outputs)}
-    bias = bias.copy()
-    for channel, value in (*((c, 0.0) for c in part.empty_outputs), *part.constant_outputs):
-        rebuilt[place[channel]] = 0.0
-        bias[channel] = value
-    return bias
+    settled = [*((channel, 0.0) for channel in part.empty_outputs), *part.constant_outputs]
+    if settled:
+        channels, values = zip(*settled, strict=True)
+        rows = np.searchsorted(outputs, channels)
+        rebuilt[rows] = 0.0
+        bias[rows] = values
 
 
-def folded_bias(part: LayerPlan, weight: NDArray[Any], factor: Float64s | None) -> Float64s:
-    """What the folded inputs contribute to every kept output channel: shape (out,), zero for others."""
-    if not part.folded_inputs:
-        return np.zeros(weight.shape[0])
-    channels, values = (np.asarray(column) for column in zip(*part.folded_inputs, strict=True))
-    outputs = np.asarray(part.outputs, np.int64)
-    return contribution(weight, factor, part.layer.groups, outputs, channels, values)
+class _Writer:
+    """Writes the kept weights of a layer, block by block, so that each is read from memory once.
+
+    Within a group, input channels are counted from 0, as the weights' second axis does.
+    """
+
+    def __init__(self, part: LayerPlan, weight: NDArray[Any], factor: Float64s | None) -> None:
+        self._part, self._weight, self._factor = part, weight, factor
+        self._groups, self._size = part.layer.groups, weight.shape[1]
+        self._each = part.widths[0] // self._groups
+        self.outputs = np.asarray(part.outputs, np.int64)
+        self._inputs = np.asarray(part.inputs, np.int64)
+        self._members = self._inputs_of_groups() if self._groups > 1 and self._size > 1 else None
+        kernel = math.prod(weight.shape[2:])
+        silent = np.asarray(part.silent_inputs, np.int64)
+        self._silent = self._by_group(silent, self._places(silent))
+        self._folded = {}
+        for group, (members, values) in self._by_group(*_columns(part.folded_inputs, 2)).items():
+            whole = np.zeros(self._size)
+            whole[members] = values
+            self._folded[group] = np.repeat(whole, kernel)
+        self._carried = []
+        channels, carriers, ratios = _columns(part.carried_inputs, 3)
+        for carrier in sorted(set(carriers.tolist())):
+            chosen = carriers == carrier
+            ((group, (members, given)),) = self._by_group(channels[chosen], ratios[chosen]).items()
+            (column,) = self._places(np.array([carrier], np.int64)).tolist()
+            self._carried.append((group, column, members, given))
+
+    def write(self, rebuilt: NDArray[Any]) -> Float64s:
+        """Writes (kept out, kept in / groups, …).
+
+        Returns:
+            What the folded inputs add to each kept output channel.
+
+        Raises:
+            CheckpointError: if what is read is not finite.
+        """
+        weight, wide = self._weight, (-1, *[1] * (self._weight.ndim - 1))
+        added = np.zeros(self.outputs.size)
+        for places in in_blocks(np.arange(self.outputs.size), math.prod(weight.shape[1:])):
+            rows, target = self.outputs[places], rebuilt[places[0] : places[-1] + 1]
+            read = weight[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] == rows.size - 1 else weight[rows]
+            scale = None if self._factor is None else self._factor[rows]
+            if scale is None:
+                target[:] = self._picked(read, places)
+            else:
+                kept = self._picked(read, places)
+                np.multiply(kept, scale.reshape(wide), out=target, casting="same_kind")
+            if not is_finite(target):
+                raise not_finite(self._part.layer.weight)
+            self._settle(read, rows, scale, target)
+            if self._folded:
+                sums = self._fold(read, rows)
+                added[places] = sums if scale is None else sums * scale
+        return added
+
+    def _picked(self, read: NDArray[Any], places: Ints) -> NDArray[Any]:
+        """The kept inputs of some kept output channels: the ``places``-th of these."""
+        if self._members is not None:
+            return np.take_along_axis(read, self._members[places], axis=1)
+        if self._groups == 1 and self._inputs.size < self._size:
+            return np.take(read, self._inputs, axis=1)
+        return read
+
+    def _settle(self, read: NDArray[Any], rows: Ints, scale: Float64s | None, target: NDArray[Any]) -> None:
+        """The weights of constants become zero in ``target``, or go to their carrier."""
+        for group, (_, columns) in self._silent.items():
+            chosen = self._of_group(group, rows)
+            target[chosen if isinstance(chosen, slice) else chosen[:, None], columns] = 0.0
+        for group, column, members, ratios in self._carried:
+            chosen = self._of_group(group, rows)
+            moved = carried(read[chosen], members, ratios)
+            if scale is not None:
+                moved *= scale[chosen, None]
+            target[chosen, column] += moved.reshape(-1, *target.shape[2:])
+
+    def _fold(self, read: NDArray[Any], rows: Ints) -> Float64s:
+        """What the folded inputs add to output channels ``rows``, before they are scaled."""
+        sums = np.zeros(rows.size)
+        for group, values in self._folded.items():
+            chosen = self._of_group(group, rows)
+            sums[chosen] = read[chosen].reshape(-1, values.size).astype(np.float64) @ values
+        return sums
+
+    def _of_group(self, group: int, rows: Ints) -> slice | Ints:
+        return slice(None) if self._groups == 1 else np.flatnonzero(rows // self._each == group)
+
+    def _by_group(self, channels: Any, given: NDArray[Any]) -> dict[int, tuple[Ints, NDArray[Any]]]:
+        """Input channels sorted into groups: the number of each in its group, and what is ``given`` of it."""
+        channels = channels.astype(np.int64)
+        if self._groups == 1:
+            return {0: (channels, given)} if channels.size else {}
+        group, member = np.divmod(channels, self._size)
+        return {int(g): (member[group == g], given[group == g]) for g in np.unique(group)}
+
+    def _places(self, channels: Ints) -> Ints:
+        """Where kept inputs are in the rebuilt weight."""
+        each = max(1, self._inputs.size // self._part.groups)
+        return np.asarray(np.searchsorted(self._inputs, channels) % each)
+
+    def _inputs_of_groups(self) -> Ints:
+        """Which inputs each kept output channel keeps, by its group: (kept out, kept in of a group, 1, …)."""
+        left = np.unique(self._inputs // self._size)
+        members = (self._inputs % self._size).reshape(self._part.groups, -1)
+        members = members[np.searchsorted(left, self.outputs // self._each)]
+        return np.asarray(members.reshape(*members.shape, *[1] * (self._weight.ndim - 2)))
 
 
-def settle_constants(
-    part: LayerPlan, weight: NDArray[Any], factor: Float64s | None, rebuilt: NDArray[Any]
-) -> None:
-    """Weights of constant inputs become zero; what they contributed moves to the carrier's weights."""
-    groups, widths = part.layer.groups, part.widths
-    size, each = widths[1] // groups, widths[0] // groups
-    outputs, column = np.asarray(part.outputs), _columns(part)
-    for group, _, chosen in by_group(np.asarray(part.silent_inputs, np.int64), groups, widths[1]):
-        rows = np.flatnonzero(outputs // each == group)
-        columns = np.array([column[part.silent_inputs[i]] for i in chosen.tolist()])
-        rebuilt[np.ix_(rows, columns)] = 0.0
-    by_carrier: dict[int, list[tuple[int, float]]] = {}
-    for channel, carrier, ratio in part.carried_inputs:
-        by_carrier.setdefault(carrier, []).append((channel % size, ratio))
-    for carrier, carried in by_carrier.items():
-        members, ratios = (np.asarray(side) for side in zip(*carried, strict=True))
-        places = np.flatnonzero(outputs // each == carrier // size)
-        for some in in_blocks(places, members.size * math.prod(weight.shape[2:])):
-            rows = outputs[some]
-            read = np.take(weight[rows], members, axis=1).astype(np.float64)
-            moved = np.vecdot(read.reshape(rows.size, members.size, -1).swapaxes(1, 2), ratios)
-            if factor is not None:
-                moved *= factor[rows, None]
-            rebuilt[some, column[carrier]] += moved.reshape(rows.size, *weight.shape[2:])
+def carried(read: NDArray[Any], members: Ints, ratios: Float64s) -> Float64s:
+    """What inputs ``members`` give to their carrier's weights: (rows, kernel)."""
+    kernel = math.prod(read.shape[2:])
+    taken = np.take(read, members, axis=1).astype(np.float64).reshape(len(read), members.size, kernel)
+    return np.asarray(np.vecdot(taken.swapaxes(1, 2), ratios))
 
 
-def _columns(part: LayerPlan) -> dict[int, int]:
-    """Where a kept input channel's weights are in the rebuilt weight: its number in its group."""
-    each = max(1, len(part.inputs) // part.groups)
-    return {channel: place % each for place, channel in enumerate(part.inputs)}
+def _columns(pairs: Sequence[tuple[float, ...]], count: int) -> list[Float64s]:
+    return list(np.array(pairs, np.float64).reshape(-1, count).T)
 
 
 def _kept_shape(part: LayerPlan, weight: NDArray[Any]) -> tuple[int, ...]:
     """Of the kept weights: (kept out, kept in / groups, …)."""
     into = len(part.inputs) // part.groups if weight.shape[1] > 1 else 1
     return (len(part.outputs), into, *weight.shape[2:])
-
-
-def _scale_kept(
-    part: LayerPlan, weight: NDArray[Any], factor: Float64s | None, rebuilt: NDArray[Any]
-) -> None:
-    """Writes the kept weights times their factor, block by block: rows first, since they are cheap."""
-    outputs, inputs = np.asarray(part.outputs, np.int64), np.asarray(part.inputs, np.int64)
-    groups, into = part.layer.groups, weight.shape[1]
-    members = None
-    if groups > 1 and into > 1:
-        left = np.unique(inputs // into)
-        member = (inputs % into).reshape(part.groups, -1)
-        members = member[np.searchsorted(left, outputs // (part.widths[0] // groups))]
-        members = members.reshape(*members.shape, *[1] * (weight.ndim - 2))
-    for places in in_blocks(np.arange(outputs.size), math.prod(weight.shape[1:])):
-        rows, target = outputs[places], rebuilt[places[0] : places[-1] + 1]
-        kept = weight[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] == rows.size - 1 else weight[rows]
-        if members is not None:
-            kept = np.take_along_axis(kept, members[places], axis=1)
-        elif groups == 1 and inputs.size < into:
-            kept = np.take(kept, inputs, axis=1)
-        if factor is None:
-            target[:] = kept
-        else:
-            scale = factor[rows].reshape(-1, *[1] * (weight.ndim - 1))
-            np.multiply(kept, scale, out=target, casting="same_kind")
 
 
 class _Room:

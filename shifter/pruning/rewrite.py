@@ -7,9 +7,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from shifter.pruning.graph import inline, is_weight, literal, parse_model, replace_node, weightless
-from shifter.pruning.network import LayerNode
 from shifter.pruning.parts import ConstantPlan, LayerPlan, PrunePlan, Rewrite
-from shifter.pruning.read import read_network
 
 _SPLIT_READS_SIZES = 13
 """The version of ONNX from which the sizes of a Split are an input; before, they are an attribute."""
@@ -35,11 +33,8 @@ def other_tensors(architecture: bytes, plan: PrunePlan) -> tuple[str, ...]:
 def _rebuilt(architecture: bytes, plan: PrunePlan) -> ir.Model:
     model = parse_model(architecture)
     nodes: dict[str | None, ir.Node] = {node.outputs[0].name: node for node in model.graph}
-    parts = {part.layer.name: part for part in plan.layers}
-    found = [node for node in read_network(model).nodes if isinstance(node, LayerNode)]
-    for read in found:
-        if (part := parts.get(read.layer.name)) is not None:
-            _rewrite_layer(model, nodes[read.name], read, part)
+    for part in plan.layers:
+        _rewrite_layer(model, part)
     for sliced in plan.slices:
         value = model.graph.initializers[sliced.name]
         shape = list(value.shape.numpy()) if value.shape is not None else []
@@ -57,39 +52,56 @@ def _rebuilt(architecture: bytes, plan: PrunePlan) -> ir.Model:
     return model
 
 
-def _rewrite_layer(model: ir.Model, node: ir.Node, read: LayerNode, part: LayerPlan) -> None:
+def _rewrite_layer(model: ir.Model, part: LayerPlan) -> None:
     layer, out, into = part.layer, len(part.outputs), len(part.inputs) // part.groups
     weight = model.graph.initializers[layer.weight]
     assert weight.shape is not None
+    node = _reader(weight)
+    if node.op_type == "Transpose":
+        node = _reader(node.outputs[0])
     kernel = tuple(int(size) for size in weight.shape.numpy()[2:])
     _replace_weight(model, weight, (into, out) if layer.transposed else (out, into, *kernel))
     if layer.groups > 1:
         node.attributes["group"] = ir.AttrInt64("group", part.groups)
+    for norm in layer.norms:
+        _skip(model, _reader(model.graph.initializers[norm.scale]), 0)
     if not part.is_biased:
         return
+    added = None if layer.op != "MatMul" or layer.bias is None else model.graph.initializers[layer.bias]
+    bias = weightless(layer.reduced_bias, (out,), weight.dtype or ir.DataType.FLOAT)
+    if layer.op != "MatMul":
+        while len(node.inputs) <= 2:
+            node.resize_inputs(3)
+        node.replace_input_with(2, bias)
+    elif added is not None:
+        (use,) = added.uses()
+        use.node.replace_input_with(use.idx, bias)
+    else:
+        _add(model, node, bias)
     model.graph.initializers.pop(layer.reduced_bias, None)
-    bias = weightless(layer.reduced_bias, (out,))
     model.graph.initializers.add(bias)
-    if layer.op == "MatMul":
-        _add_bias(model, node, read, bias)
-        return
-    while len(node.inputs) <= 2:
-        node.resize_inputs(3)
-    node.replace_input_with(2, bias)
-    result = node.outputs[0]
-    if result.name != read.output:  # the batch normalisation, now folded: whoever read it reads the layer
-        (use,) = result.uses()
-        ir.convenience.replace_all_uses_with(use.node.outputs[0], result, replace_graph_outputs=True)
-        model.graph.remove(use.node, safe=True)
 
 
-def _add_bias(model: ir.Model, node: ir.Node, read: LayerNode, bias: ir.Value) -> None:
+def _reader(value: ir.Value) -> ir.Node:
+    """The only operator that reads a value."""
+    (use,) = value.uses()
+    return use.node
+
+
+def _skip(model: ir.Model, node: ir.Node, position: int) -> None:
+    """Whoever read the operator's output reads its input instead."""
+    source, result = node.inputs[position], node.outputs[0]
+    assert source is not None
+    if result.is_graph_output():  # which keeps its name
+        name, result.name = result.name, f"{result.name}.skipped"
+        source.name = name
+    ir.convenience.replace_all_uses_with(result, source, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)
+
+
+def _add(model: ir.Model, node: ir.Node, bias: ir.Value) -> None:
+    """Adds ``bias`` to what ``node`` gives; whoever read that reads the sum."""
     result = node.outputs[0]
-    if result.name != read.output:
-        (use,) = result.uses()
-        position = next(i for i, value in enumerate(use.node.inputs) if value is not result)
-        use.node.replace_input_with(position, bias)
-        return
     uses = list(result.uses())
     add = ir.node("Add", [result, bias], name=f"{node.name}.bias")
     model.graph.insert_after(node, add)
@@ -111,18 +123,18 @@ def _replace_weight(model: ir.Model, value: ir.Value, shape: tuple[int, ...]) ->
 
 
 def _put_constant(model: ir.Model, node: ir.Node, part: ConstantPlan) -> None:
-    values = np.asarray(part.values, np.float64)
-    neutral = {"Add": 0.0, "Mul": 1.0}.get(node.op_type)
-    rest = node.inputs[1 - part.position]
-    assert rest is not None
-    if neutral is not None and (values == neutral).all() and not node.outputs[0].is_graph_output():
-        ir.convenience.replace_all_uses_with(node.outputs[0], rest)
-        model.graph.remove(node, safe=True)
-        return
     shape = (len(part.values), *[1] * part.trailing)
     constant = weightless(part.name, shape, node.outputs[0].dtype or ir.DataType.FLOAT)
     model.graph.initializers.add(constant)
-    node.replace_input_with(part.position, constant)
+    if part.position is None:
+        _add(model, node, constant)
+    else:
+        node.replace_input_with(part.position, constant)
+
+
+def _rewrite_skipped(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
+    (position,) = rewrite.values
+    _skip(model, node, position)
 
 
 def _rewrite_concat(model: ir.Model, node: ir.Node, rewrite: Rewrite) -> None:
@@ -187,6 +199,7 @@ REWRITES = {
     "Gather": _rewrite_gather,
     "Pad": _rewrite_pad,
     "Reshape": _rewrite_reshape,
+    "Skip": _rewrite_skipped,
     "Slice": _rewrite_slice,
     "Split": _rewrite_split,
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shifter.pruning.analyse import LayerFacts
-from shifter.pruning.network import Arrange, Each, Ints, Join, LayerNode, Network, Stop
+from shifter.pruning.network import Arrange, Each, Fixed, Ints, Join, LayerNode, Network, Stop
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Spaces:
 
 
 def is_depthwise(facts: LayerFacts) -> bool:
-    """True if each input channel is a group of its own."""
-    return facts.groups > 1 and facts.groups == facts.into
+    """True if each input channel becomes one output channel by itself."""
+    return facts.groups > 1 and facts.groups == facts.into == facts.out
 
 
 def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
@@ -58,22 +58,22 @@ def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
 
     for name in network.inputs:
         raw[name] = new(network.values[name].width)
-        pins.append((raw[name], "the network's input"))
+        pins.append((raw[name], "it is the network's input"))
     for node in network.nodes:
         match node:
             case LayerNode():
                 facts = layers[node.layer.name]
                 source = raw[node.inputs[0]]
                 if not node.follows:
-                    pins.append((source, f"{node.layer.name} reads it along another axis"))
+                    pins.append((source, f"read by {node.layer.name} along an axis that is not followed"))
                 if node.follows and is_depthwise(facts):
-                    raw[node.output] = np.repeat(source, facts.out // facts.into)
+                    raw[node.output] = source
                 else:
                     raw[node.output] = new(facts.out)
                     written.append(raw[node.output])
                 if not node.follows and facts.groups > 1:
                     pins.append((raw[node.output], f"the inputs of {node.layer.name} are not followed"))
-            case Each():
+            case Each() | Fixed():
                 raw[node.output] = raw[node.inputs[0]]
             case Join():
                 left, right = (raw[name] for name in node.inputs)
@@ -93,10 +93,10 @@ def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
                 for name in node.outputs:
                     raw[name] = new(network.values[name].width)
                 pins += [(raw[name], why) for name in (*node.inputs, *node.outputs)]
-    pins += [(raw[name], "the network's output") for name in network.outputs]
+    pins += [(raw[name], "it is an answer of the network") for name in network.outputs]
 
     root = join_units(count, joins)
-    neighbours = [(axis[:-1], axis[1:]) for axis in (root[before] for before in written)]
+    neighbours = [(np.full_like(axis, axis.min()), axis) for axis in (root[before] for before in written)]
     space = join_units(count, [*neighbours, (np.arange(count), root)])
     of_raw = {id(units): root[units] for units in raw.values()}
     units = {name: of_raw[id(before)] for name, before in raw.items()}
@@ -106,14 +106,20 @@ def find_spaces(network: Network, layers: Mapping[str, LayerFacts]) -> Spaces:
 def join_units(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
     """The smallest member of each element's set, when the two of every pair are one set."""
     root = np.arange(count)
-    if not pairs:
-        return root
-    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    for left, right in pairs:
+        while True:
+            one, other = _roots(root, left), _roots(root, right)
+            if np.array_equal(one, other):
+                break
+            np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+    return _roots(root, np.arange(count))
+
+
+def _roots(root: Ints, members: Ints) -> Ints:
+    """Where the way from each member to smaller and smaller ones ends."""
+    found = root[members]
     while True:
-        low = np.minimum(root[left], root[right])
-        before = root.copy()
-        np.minimum.at(root, root[left], low)
-        np.minimum.at(root, root[right], low)
-        root = root[root]
-        if np.array_equal(root, before):
-            return root
+        further = root[found]
+        if np.array_equal(further, found):
+            return found
+        found = further

@@ -8,14 +8,15 @@ many, and widths are rounded up to a multiple, since odd widths are slow.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from shifter.pruning.analyse import Analysis, LayerFacts
-from shifter.pruning.carriers import Carriers
+from shifter.pruning.carriers import Carriers, Wants
 from shifter.pruning.demand import Demands
-from shifter.pruning.network import Arrange, Bools, Ints, Join, LayerNode, Legality, Network, Node
+from shifter.pruning.network import Arrange, Bools, Ints, LayerNode, Legality, Network, Node
+from shifter.pruning.reasons import Needed, Reason
 from shifter.pruning.spaces import Spaces, is_depthwise
 
 
@@ -25,10 +26,10 @@ class Kept:
     def __init__(self, spaces: Spaces) -> None:
         self.spaces = spaces
         self.units: Bools = np.zeros(spaces.count, np.bool_)
-        self._reasons: list[str] = []
+        self._reasons: list[Reason] = []
         self._reason: Ints = np.zeros(spaces.count, np.int64)
 
-    def add(self, units: Ints, reason: str) -> None:
+    def add(self, units: Ints, reason: Reason) -> None:
         """Keeps ``units``; the first reason that is given for one stands."""
         new = units[~self.units[units]]
         if new.size:
@@ -36,7 +37,7 @@ class Kept:
             self._reasons.append(reason)
             self.units[new] = True
 
-    def reasons(self, units: Ints) -> list[str]:
+    def reasons(self, units: Ints) -> list[Reason]:
         """Why each of some units that stay does."""
         return [self._reasons[number] for number in self._reason[units].tolist()]
 
@@ -55,28 +56,30 @@ def keep_needed(network: Network, analysis: Analysis, spaces: Spaces, demands: D
             continue
         source, units = analysis.channels[node.inputs[0]], spaces.units[node.inputs[0]]
         demanded, name = demands[node.layer.name], node.layer.name
-        kept.add(units[demanded & ~source.constant], f"{name} reads it")
+        kept.add(units[demanded & ~source.constant], Needed(name))
         if is_depthwise(analysis.layers[name]):
-            kept.add(units[demanded & source.counted], f"{name} has a border of its own for each channel")
+            kept.add(
+                units[demanded & source.counted],
+                f"a constant, to which {name} gives a border",
+            )
     return kept
 
 
-def keep_carriers(kept: Kept, carriers: Carriers) -> None:
+def keep_carriers(kept: Kept, carriers: Carriers, wants: Wants) -> None:
     """Adds the carriers' units."""
-    for want, channel in carriers.items():
-        unit = kept.spaces.units[want.source][channel]
-        kept.add(np.array([unit]), f"it carries the constants of {want.source}")
+    for reader, wanted in wants.items():
+        for want in wanted:
+            unit = kept.spaces.units[want.source][carriers[want]]
+            kept.add(
+                np.array([unit]),
+                f"stands for the constants that {reader} reads: padding keeps them out of its bias",
+            )
 
 
 def fill_up(
-    network: Network, layers: Mapping[str, LayerFacts], kept: Kept, round_to: int, legality: Legality,
-    replaced: Mapping[str, int],
-) -> None:  # fmt: skip
-    """Adds channels of zeros until every width is one that works.
-
-    Args:
-        replaced: by Join, the operand that becomes a constant, whose layers need no channel.
-    """
+    network: Network, layers: Mapping[str, LayerFacts], kept: Kept, round_to: int, legality: Legality
+) -> None:
+    """Adds channels of zeros until every width is one that works."""
     grouped = [
         node for node in network.nodes
         if isinstance(node, LayerNode) and node.layer.groups > 1 and node.follows
@@ -89,63 +92,45 @@ def fill_up(
     members = _members(kept.spaces, balanced)
     while True:
         before = kept.units.copy()
-        alive = find_alive(network, kept, legality, replaced)
+        alive = find_alive(network, kept, legality)
+        _balance_all(grouped, alive, kept, round_to)
         for name in alive:
             units = kept.spaces.units[name]
             if units.size and not kept.units[units].any():
-                kept.add(units[:1], "an activation has at least one channel")
-        for node in grouped:
-            if node.output in alive:
-                _balance(node, kept, round_to)
+                kept.add(units[:1], "every layer keeps at least one channel")
+                # At once: what a group reads should be of that group.
+                _balance_all(grouped, alive, kept, round_to)
         for units in members:
             stay = kept.units[units]
             target = min(units.size, -(-int(stay.sum()) // round_to) * round_to)
-            kept.add(units[~stay][: target - int(stay.sum())], f"widths are rounded up to {round_to}")
+            kept.add(units[~stay][: target - int(stay.sum())], f"widths go up to a multiple of {round_to}")
         if np.array_equal(before, kept.units):
             return
 
 
-def find_alive(
-    network: Network, kept: Kept, legality: Legality, replaced: Mapping[str, int]
-) -> dict[str, None]:
+def find_alive(network: Network, kept: Kept, legality: Legality) -> dict[str, None]:
     """Activations that are still read: not those of a branch that has become constant or empty."""
     alive = dict.fromkeys(network.outputs)
     for node in reversed(network.nodes):
         if node.outputs and not any(name in alive for name in node.outputs):
             continue
         alive |= dict.fromkeys(node.outputs)
-        alive |= dict.fromkeys(inputs_left(node, kept, legality, replaced))
+        alive |= dict.fromkeys(inputs_left(node, kept, legality))
     return alive
 
 
-def inputs_left(node: Node, kept: Kept, legality: Legality, replaced: Mapping[str, int]) -> tuple[str, ...]:
+def inputs_left(node: Node, kept: Kept, legality: Legality) -> tuple[str, ...]:
     """The inputs that an operator still reads."""
-    if isinstance(node, Join) and node.name in replaced:
-        return (node.inputs[1 - replaced[node.name]],)
     if isinstance(node, Arrange) and node.op == "Concat" and legality == "onnx":
         left = tuple(name for name in node.inputs if kept.channels(name).any())
         return left or node.inputs[:1]
     return node.inputs
 
 
-def find_replaced(
-    network: Network, analysis: Analysis, kept: Kept, needed: Mapping[str, Bools], legality: Legality
-) -> dict[str, int]:
-    """By Join: the operand that is the same for every image, as far as anything needs it."""
-    found: dict[str, int] = {}
-    if legality == "torch":
-        return found
-    for node in network.nodes:
-        if not isinstance(node, Join):
-            continue
-        whole = network.values[node.output].shape
-        for position, name in enumerate(node.inputs):
-            other = network.values[node.inputs[1 - position]]
-            matters = kept.channels(name) & needed[name]
-            if other.shape == whole and analysis.channels[name].flat[matters].all():
-                found[node.name] = position
-                break
-    return found
+def _balance_all(grouped: Sequence[LayerNode], alive: Mapping[str, None], kept: Kept, round_to: int) -> None:
+    for node in reversed(grouped):
+        if node.output in alive:
+            _balance(node, kept, round_to)
 
 
 def _balance(node: LayerNode, kept: Kept, round_to: int) -> None:
@@ -162,7 +147,7 @@ def _balance(node: LayerNode, kept: Kept, round_to: int) -> None:
             stay = kept.units[units]
             kept.add(
                 units[~stay][: max(0, target - int(stay.sum()))],
-                f"the groups of {node.layer.name} keep equally many",
+                f"the groups of {node.layer.name} are of one size",
             )
 
 

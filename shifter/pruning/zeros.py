@@ -16,7 +16,7 @@ from shifter.pruning.network import Bools, Ints
 
 Array = NDArray[Any]
 
-BLOCK = 2**15
+BLOCK = 2**17
 """Numbers worked on at a time, so that they stay in a core's cache."""
 
 ROW = 4096
@@ -28,7 +28,7 @@ FEW = 8
 
 def is_finite(array: Array) -> bool:
     """True if the array holds neither NaN nor infinity. In one pass, unless its squares overflow."""
-    if array.size >= BLOCK and array.flags.c_contiguous:
+    if array.size >= ROW and array.flags.c_contiguous:
         flat = array.reshape(-1)
         whole = flat.size - flat.size % ROW
         with np.errstate(all="ignore"):

@@ -57,7 +57,7 @@ REDUCED = {
     "error": 3e-16,
 }
 PROFILING = {"event": "profiling", "variants": 3}
-WAITING = {"event": "waiting", "seconds": 65, "cpus": 4}
+WAITING = {"event": "waiting", "seconds": 65, "cpus": 4, "begun": False}
 
 
 def shown(kind: type[Console]) -> tuple[Console, io.StringIO, list[float]]:
@@ -68,11 +68,13 @@ def shown(kind: type[Console]) -> tuple[Console, io.StringIO, list[float]]:
 
 def test_rounds_and_variants_are_lines() -> None:
     console, stream, _ = shown(Console)
-    for event in (FINISHED, WAITING, REDUCED, PROFILING):
+    for event in (FINISHED, WAITING, WAITING | {"begun": True}, REDUCED, PROFILING):
         console.on_event(event)
     assert stream.getvalue().splitlines() == [
         "   0.0 s  round 1 of 0–2 (2x) is finished: 1,234 weights, validation accuracy 97.50%",
         "   0.0 s  waiting for a CPU: all of the cluster's (4) are taken; 0:01:05 so far",
+        "   0.0 s  waiting for 0:01:05: all CPUs of the cluster (4) are taken, by this reduction's own tasks "
+        "or by others",
         "   0.0 s  reduced 2x (1 of 3): 5,678 structural parameters, error 3.0e-16 (relative, in float64)",
         "   0.0 s  profiling 3 variants",
     ]

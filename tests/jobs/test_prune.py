@@ -295,6 +295,17 @@ def test_weights_that_do_not_fit_are_named(
         refused(prune(checkpoint, *model, "--out", out), says, out)
 
 
+def test_weights_of_another_implementation_want_its_class(
+    tmp_path: Path, tensors: dict[str, NDArray[np.float32]]
+) -> None:
+    """As the ResNet-20 that everybody has: all tensors are there, under other names."""
+    out, checkpoint = tmp_path / "out", tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({f"other.{name}": array for name, array in tensors.items()}, checkpoint)
+    result = prune(checkpoint, "--model", SPEC, "--input", "3x8x8", "--out", out)
+    refused(result, "--model package.module:function", out)
+    assert "stages.0.0.conv.weight: missing in the file" in result.stderr
+
+
 def test_what_cannot_be_asked_for_is_named(tmp_path: Path, network: Vgg, architecture: Path) -> None:
     weights, model, out = tmp_path / "weights.pt", tmp_path / "model.onnx", tmp_path / "out"
     torch.save(network.state_dict(), weights)

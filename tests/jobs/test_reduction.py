@@ -163,7 +163,7 @@ def test_a_cluster_whose_cpus_are_all_taken_is_waited_for_and_that_is_said(
     facts = reduce(run, on_event)
     leaving.join()
     assert list(facts) == ["1x", "2x"] or list(facts) == ["2x", "1x"]
-    assert [(e["event"], e["cpus"]) for e in events] == [("waiting", 2)]
+    assert [(e["event"], e["cpus"], e["begun"]) for e in events] == [("waiting", 2, False)]
     assert time.monotonic() - began >= 0.5
     for style in (Style.PLAIN, Style.JSONL):
         with Console.open(style) as console:
@@ -171,6 +171,30 @@ def test_a_cluster_whose_cpus_are_all_taken_is_waited_for_and_that_is_said(
     plain, line = capsys.readouterr().err.splitlines()
     assert "waiting for a CPU: all of the cluster's (2) are taken" in plain
     assert json.loads(line)["event"] == "waiting"
+
+
+def test_a_cluster_that_fills_up_later_is_said_to_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jobs.reduction, "SILENT_SECONDS", 0.5)
+    run = untrained(tmp_path, rounds=6)
+    names, events, tenants = names_of(run), list[dict[str, Any]](), list[Any]()
+
+    def on_event(event: dict[str, Any]) -> None:
+        if tenants:
+            events.append(event)
+            ray.kill(tenants.pop())
+
+    rounds = reduce_rounds(run, names, dict.fromkeys(names, 8), evaluation_of(run), on_event)
+    done = [next(rounds)[0]]
+    tenants.append(Tenant.remote())
+    assert ray.get(tenants[0].is_in.remote())  # what was under way has ended
+    done += [name for name, _ in rounds]
+    assert sorted(done) == sorted(run.variant_names())
+    assert [(e["event"], e["cpus"], e["begun"]) for e in events] == [("waiting", 2, True)]
+    with Console.open(Style.PLAIN) as console:
+        console.on_event(events[0])
+    assert "by this reduction's own tasks or by others" in capsys.readouterr().err
 
 
 def test_tensors_of_a_reduced_round_are_in_the_store_alone(unbroken: Run) -> None:

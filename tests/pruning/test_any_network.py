@@ -9,38 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from shifter.pruning.exactness import evaluate_float64, relative_error
+from shifter.pruning import zeros
 from shifter.pruning.plan import PrunePlan, plan_round
 from shifter.pruning.rebuild import rebuild_graph, rebuild_tensors
-from shifter.switching.engine import OnnxEngine
 
-from .any_network import Drawing, Drawn, draw, mask
-from .reducing import FLOAT64_BOUND, reduce
-
-
-def answers(graph, tensors, images):
-    """Of every output."""
-    model = onnx.ModelProto.FromString(graph)
-    outputs, found = list(model.graph.output), []
-    for output in outputs:
-        del model.graph.output[:]
-        model.graph.output.append(output)
-        found.append(evaluate_float64(model.SerializeToString(), tensors, images))
-    return found
-
-
-def is_measurable(answer):
-    """Alive, or collapsed for good: between them rounding is all that float64 shows."""
-    size = np.linalg.norm(answer)
-    varies = np.linalg.norm(answer - answer.mean(axis=0)) / size if size else 0.0
-    return not 1e-14 < varies < 1e-5
-
-
-def assert_same(found, reference):
-    for one, other in zip(found, reference, strict=True):
-        if is_measurable(other):
-            assert one.shape == other.shape
-            assert relative_error(one, other) <= FLOAT64_BOUND
+from .any_network import draw, mask
+from .handmade import answers, assert_same, pointwise, pooled, reduced, start
+from .reducing import reduce
 
 
 def size_of(tensors):
@@ -76,10 +51,10 @@ def test_a_reduced_network_computes_what_its_sparse_one_does(first):
         assert (
             size_of(made[1][2]) <= size_of(made[8][2]) <= size_of(sparse) + biases(architecture, made[8][0])
         )
-        _, graph, tensors = made[1]
-        _, second, fewer = reduce(graph, tensors)
-        assert_same(answers(second, fewer, images), reference)
-        assert size_of(fewer) <= size_of(tensors)
+        for round_to, (_, graph, tensors) in made.items():
+            _, second, fewer = reduce(graph, tensors, round_to)
+            assert_same(answers(second, fewer, images), reference)
+            assert size_of(fewer) == size_of(tensors), "one reduction removes all"
 
 
 def biases(architecture, plan):
@@ -87,36 +62,17 @@ def biases(architecture, plan):
     return sum(p.widths[0] for p in plan.layers) + sum(len(part.values) for part in plan.constants)
 
 
-def start():
-    """Images, and a convolution of them to four channels, of which two are dead."""
-    d = Drawing(np.random.default_rng(0))
-    d.values.append(Drawn("images", (2, 5, 5), 0))
-    return d, pointwise(d, d.values[0], 4)
-
-
-def pointwise(d, x, width):
-    names = [x.name, d.weight("weight", width, x.width, 1, 1), d.weight("bias", width)]
-    return d.one("Conv", names, (width, *x.shape[1:]), 0, kernel_shape=[1, 1])
-
-
-def pooled(d, x):
-    return d.one("ReduceMean", [x.name, d.literal([2, 3])], (x.width,), 0, keepdims=0)
-
-
-def reduced(d, output, *dead, opset=20, bias=0.0):
-    """The plan, after the promise was checked, with the first two filters of ``dead`` layers zero."""
-    architecture, tensors = d.finish([output])
-    model = onnx.ModelProto.FromString(architecture)
-    model.opset_import[0].version = opset
-    architecture = model.SerializeToString()
-    for layer in dead or ("n0",):
-        tensors[f"{layer}.weight"][:2] = 0
-        tensors[f"{layer}.bias"][:2] = bias
-    images = np.random.default_rng(1).normal(size=(5, 2, 5, 5))
-    plan, graph, made = reduce(architecture, tensors)
-    assert_same(answers(graph, made, images), answers(architecture, tensors, images))
-    OnnxEngine(graph, {n: a.astype(np.float32) for n, a in made.items()}).run(images.astype(np.float32))
-    return plan
+def test_a_layer_is_the_same_however_its_weights_are_cut_into_blocks(monkeypatch):
+    """Blocks that hold no channel of some group included."""
+    for seed in range(60):
+        architecture, dense, _ = draw(seed)
+        sparse = mask(dense, np.random.default_rng(seed + 1))
+        plan = plan_round(architecture, sparse, 1)
+        whole = rebuild_tensors(architecture, plan, sparse, np.float64)
+        with monkeypatch.context() as patched:
+            patched.setattr(zeros, "BLOCK", 1)
+            for name, array in rebuild_tensors(architecture, plan, sparse, np.float64).items():
+                np.testing.assert_allclose(array, whole[name], rtol=1e-12, atol=1e-14)
 
 
 def test_of_two_factors_that_are_zero_one_stays_zero():

@@ -97,11 +97,11 @@ def test_nothing_planted(network):
 
 
 def test_constants_dropped(monkeypatch):
-    def forgetful(part, weight, factor, rebuilt):
-        settle(replace(part, carried_inputs=()), weight, factor, rebuilt)
+    def forgetful(read, members, ratios):
+        return 0 * carried(read, members, ratios)
 
-    settle = rebuild_module.settle_constants
-    monkeypatch.setattr(rebuild_module, "settle_constants", forgetful)
+    carried = rebuild_module.carried
+    monkeypatch.setattr(rebuild_module, "carried", forgetful)
     assert error_of(*dead_filters(np.random.default_rng(0))) > 1e-3
 
 
