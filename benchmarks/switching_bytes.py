@@ -106,7 +106,7 @@ def bytes_row(name: str, package: bytes) -> tuple[Row, Row]:
 def _zlib(variant: Variant) -> bytes:
     """The published approach's file: the raw tensors, one after another."""
     packer = zlib.compressobj(6)
-    parts = [packer.compress(np.ascontiguousarray(tensor)) for tensor in variant.tensors.values()]
+    parts = [packer.compress(np.ascontiguousarray(tensor).data) for tensor in variant.tensors.values()]
     return b"".join([*parts, packer.flush()])
 
 

@@ -56,7 +56,8 @@ class Served:
 
 def serve(host: Host, due: list[float], image: np.ndarray) -> Served:
     """Sends each request when it is due, and lets the host decide as a service does."""
-    served = Served(*([missing] * len(due) for missing in (np.nan, np.nan, "", 0.0)))
+    count = len(due)
+    served = Served([np.nan] * count, [np.nan] * count, [""] * count, [0.0] * count)
     stop = threading.Event()
 
     def decide() -> None:
@@ -110,15 +111,18 @@ class Stretched:
 
 def overhead(make_host: Callable[[], Host], image: np.ndarray) -> float:
     """Seconds of a server's time that a request costs besides the engine's: queued one behind another."""
+
+    def answer(count: int) -> tuple[list[Answer], float]:
+        began = time.perf_counter()
+        futures = []
+        for _ in range(count):
+            with host.request() as request:
+                futures.append(request.submit(image))
+        return [future.result() for future in futures], time.perf_counter() - began
+
     with make_host() as host:
-        for count in (_WARM_UP, _WARM_UP):
-            began = time.perf_counter()
-            futures = []
-            for _ in range(count):
-                with host.request() as request:
-                    futures.append(request.submit(image))
-            answers = [future.result() for future in futures]
-            taken = time.perf_counter() - began
+        answer(_WARM_UP)
+        answers, taken = answer(_WARM_UP)
     return max(0.0, (taken - sum(answer.seconds for answer in answers)) / len(answers))
 
 

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from benchmarks.comparison import Figure, Row, save
 from benchmarks.service_samples import Measured, measure, stated, taking
 from shifter.portfolio import Portfolio
-from shifter.switching import policies as known_policies
 from shifter.switching.ensemble import NAME, voting
 from shifter.switching.figures import Figures
 from shifter.switching.oracle import oracle
-from shifter.switching.policies import Fixed, Policy
+from shifter.switching.policies import Fixed, Policy, Slo, Trend
 from shifter.switching.samples import ServiceSamples
 from shifter.switching.simulate import SwitchCosts, simulate
 from shifter.switching.trace import read_trace, scale_to_peak
@@ -61,13 +60,11 @@ def finish(row: Row, out: Path) -> None:
 
 
 def the_policy(name: str, objective: float) -> Policy:
-    """``slo``, ``trend``, … as `shifter.switching.policies` has them, with its defaults."""
-    found = getattr(known_policies, name.capitalize(), None)
-    if name == "fixed" or not is_dataclass(found) or not hasattr(found, "choose"):
-        raise typer.BadParameter(f"there is no policy {name!r} in shifter.switching.policies")
-    takes_objective = "objective" in {field.name for field in fields(found)}
-    policy: Policy = found(objective) if takes_objective else found()  # type: ignore[operator]
-    return policy
+    """``slo`` or ``trend``, with its defaults."""
+    known: dict[str, Callable[[], Policy]] = {"slo": lambda: Slo(objective), "trend": Trend}
+    if name not in known:
+        raise typer.BadParameter(f"there is no policy {name!r}: choose of {', '.join(known)}")
+    return known[name]()
 
 
 def subject(package: Path | None) -> tuple[str, dict[str, Profile], Measured]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shifter.errors import EngineError
+from shifter.switching.calibration import Calibration
 from shifter.switching.figures import Figures, Timeline
 from shifter.switching.load import Observation, Service
 from shifter.switching.policies import Policy
@@ -67,6 +68,7 @@ def simulate(
     max_queue: int = 64,
     decide_every: float = 0.1,
     dwell: float = 2.0,
+    calibration: Calibration | None = None,
     seed: int = 0,
 ) -> Figures:
     """What a service of these variants would have made of a trace. Deterministic.
@@ -80,7 +82,8 @@ def simulate(
         objective: seconds from arrival within which an answer is in time.
         services: how long each variant takes for a request; those of the profiles if not given.
         overhead: seconds of a server's time for each request besides, whichever the variant.
-        decide_every, dwell: as the service's and the `Switcher`'s.
+        decide_every, dwell, calibration: as the service's and the `Switcher`'s. The calibration is what
+            the switcher expects of each variant; ``services``, what it takes.
         seed: of the moments of arrival within each second, and of each request's service time. The
             latter is the same quantile for every variant and policy, so that these are compared
             on the same requests.
@@ -94,7 +97,7 @@ def simulate(
             "the objective and decide_every are above 0 seconds, the overhead is none or more, max_queue "
             f"at least 1: {objective}, {decide_every}, {overhead}, {max_queue}"
         )
-    switcher = Switcher(profiles, policy, dwell=dwell, servers=servers)
+    switcher = Switcher(profiles, policy, dwell=dwell, servers=servers, calibration=calibration)
     run = _Run(
         dict(profiles),
         whole(trace),

@@ -17,6 +17,8 @@ from shifter.switching.switcher import Observation, Service, Switcher
 from shifter.switching.trace import draw_requests
 from shifter.values import Profile
 
+from .calibrations import calibration
+
 SECOND = 10**9
 OBJECTIVE = 0.05
 
@@ -310,6 +312,14 @@ def test_a_dear_switch_is_paid_in_late_answers(five: dict[str, Profile]) -> None
 
     free, dear = figures(SwitchCosts(0.0, 0.0)), figures(SwitchCosts(2.0, 2.0))
     assert dear.slo_attainment < free.slo_attainment
+
+
+def test_a_calibration_is_what_the_switcher_expects(five: dict[str, Profile]) -> None:
+    expected = dict.fromkeys(five, 0.25)
+    heard = Heard(Fixed(list(five)[0]))
+    known = calibration({name: [(1, seconds)] for name, seconds in expected.items()})
+    simulate(five, [0], heard, objective=OBJECTIVE, calibration=known)
+    assert heard.asked[0].service_seconds == pytest.approx(expected)
 
 
 def test_a_day_is_simulated(five: dict[str, Profile]) -> None:
