@@ -50,7 +50,8 @@ def _dense(model: str, classes: int) -> nn.Module:
         return Vgg([(64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3], channels=3, classes=classes)
     from torchvision.models import resnet50
 
-    return resnet50(weights=None, num_classes=classes)
+    network: nn.Module = resnet50(weights=None, num_classes=classes)
+    return network
 
 
 def _last_bias(tensors: Tensors) -> NDArray[Any]:
@@ -70,7 +71,8 @@ def _narrow(part: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> nn.Mod
 
 def require_same(module: nn.Module, variant: Variant, images: NDArray[np.float32]) -> None:
     """Whether the module answers as the variant does; raises AssertionError otherwise."""
-    error = relative_error(run(module, images), OnnxEngine(variant.graph, variant.tensors).run(images))
+    answers = OnnxEngine(variant.graph, variant.tensors).run(images)
+    error = relative_error(run(module, images), answers.astype(np.float64))
     assert error <= SAME, f"the module is not the variant: {error:.1e}"
 
 
@@ -154,7 +156,10 @@ def serve(path: Path, threads: int) -> None:
         variant = portfolio.inflate(name)
         modules[name] = pruned_module(portfolio.model, variant.tensors)
         require_same(modules[name], variant, np.concatenate([image, -image, image**2]))
-    ways = {"published": Published(modules), "supernet": Supernet(portfolio, modules)}
+    ways: dict[str, Published | Supernet] = {
+        "published": Published(modules),
+        "supernet": Supernet(portfolio, modules),
+    }
     del modules
     for line in sys.stdin:
         way, name = line.split()

@@ -14,7 +14,7 @@ import gc  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
+from collections.abc import Callable, Mapping  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
@@ -137,5 +137,10 @@ def resident(field: str) -> int:
 
 
 if __name__ == "__main__":
-    ways = {"start": start, "nothing": nothing, "ensemble": ensemble, "active": active}
+    ways: dict[str, Callable[..., Any]] = {
+        "start": start,
+        "nothing": nothing,
+        "ensemble": ensemble,
+        "active": active,
+    }
     print(json.dumps(ways[sys.argv[1]](*sys.argv[2:])))

@@ -153,6 +153,7 @@ class EdgeService:
         """
         if self._host.queue >= self.settings.max_queue:
             self._refused += 1
+            self._host.refused()
             # When those inside will have been answered, at the pace of the last one.
             retry_after_s = max(1, math.ceil(self._host.queue * self._pace))
             raise OverloadError(

@@ -307,6 +307,11 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def refused(self) -> None:
+        """Counts a request that arrived and was turned away, for the switcher: it is load as well."""
+        with self._counting:
+            self._requests += 1
+
     def _enter(self) -> Resident:
         with self._counting:
             self._requests += 1

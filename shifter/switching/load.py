@@ -42,7 +42,7 @@ class Observation:
 
     Args:
         time: seconds on any clock that does not run backwards.
-        requests: how many arrived.
+        requests: how many arrived, those included that were refused at once.
         queue: requests inside now, waiting or being worked on.
         services: the requests answered.
         free_bytes: what variants may take besides the package, the one that serves included; None

@@ -175,14 +175,16 @@ class _Run:
         arrived = np.searchsorted(self._queue.arrivals[first:stop], ticks, "right")
         entered = np.concatenate([[0], admitted])[arrived].tolist()
 
-        before = done_before = 0
+        before = entered_here = done_before = 0
         changed, tick = False, until
-        for tick, here, done_here in zip(ticks.tolist(), entered, done, strict=True):
+        for tick, here, entered_here, done_here in zip(
+            ticks.tolist(), arrived.tolist(), entered, done, strict=True
+        ):
             decision = self._switcher.observe(
                 Observation(
                     tick / SECOND,
                     here - before,
-                    self._inside + here - done_here,
+                    self._inside + entered_here - done_here,
                     tuple(seen[done_before:done_here]),
                 )
             )
@@ -190,7 +192,7 @@ class _Run:
             changed = decision.variant != self._active or self._ready != self._wanted(self._active)
             if changed:
                 break
-        self._told, self._inside = tick, self._inside + before - done_before
+        self._told, self._inside = tick, self._inside + entered_here - done_before
         self._keep(tick)
         return tick, changed
 

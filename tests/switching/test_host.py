@@ -167,6 +167,18 @@ def test_a_request_is_seen_from_its_arrival_and_counts_all_its_work(portfolio: P
     assert [(s.images, s.overhead) for s in observation.services] == [(3, 7.0)]
 
 
+def test_requests_that_are_turned_away_are_load(portfolio: Portfolio) -> None:
+    seen: list[Observation] = []
+    with Host(portfolio, Switcher(portfolio.profiles, Fixed("v2")), Counted()) as host:
+        observe = host._switcher.observe
+        host._switcher.observe = lambda one: seen.append(one) or observe(one)  # type: ignore[func-returns-value,method-assign]
+        submit(host, IMAGES).result()
+        host.refused()
+        host.tick()
+    (observation,) = seen
+    assert (observation.requests, observation.queue) == (2, 0)
+
+
 def test_failed_and_cancelled_requests_leave_the_queue(portfolio: Portfolio) -> None:
     build = Gated()
     with Host(portfolio, Switcher(portfolio.profiles, Slo(0.05)), build) as host:

@@ -91,7 +91,7 @@ class Reference:
         self.activations = [(0, active)]
         end = len(self.trace) * SECOND
         coming, waiting, computing = list(self.requests), list[One](), list[One]()
-        entered, done = 0, list[One]()
+        arrived, done = 0, list[One]()
         tick, change = self.every, None
         while True:
             moments = [one.finish for one in computing] + [one.arrival for one in coming[:1]]
@@ -106,16 +106,16 @@ class Reference:
                     done.append(one)
             while coming and coming[0].arrival == now:
                 one = coming.pop(0)
+                arrived += 1
                 if len(waiting) + len(computing) >= self.room:
                     one.refused = True
                 else:
                     waiting.append(one)
-                    entered += 1
             if now == tick:
                 told = tuple(Service(one.variant, 1, self._sample(one), self.overhead) for one in done)
                 inside = len(waiting) + len(computing)
-                wish = switcher.observe(Observation(now / SECOND, entered, inside, told)).variant
-                entered, done = 0, []
+                wish = switcher.observe(Observation(now / SECOND, arrived, inside, told)).variant
+                arrived, done = 0, []
                 busy = 0
                 if wish != active:
                     if wish in ready:
@@ -316,7 +316,7 @@ def test_a_dear_switch_is_paid_in_late_answers(five: dict[str, Profile]) -> None
 
 def test_a_calibration_is_what_the_switcher_expects(five: dict[str, Profile]) -> None:
     expected = dict.fromkeys(five, 0.25)
-    heard = Heard(Fixed(list(five)[0]))
+    heard = Heard(Fixed(next(iter(five))))
     known = calibration({name: [(1, seconds)] for name, seconds in expected.items()})
     simulate(five, [0], heard, objective=OBJECTIVE, calibration=known)
     assert heard.asked[0].service_seconds == pytest.approx(expected)
