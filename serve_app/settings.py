@@ -29,7 +29,7 @@ class Settings(BaseModel):
         threads: cores that one inference may use.
         cpus: what the replica reserves of the node's logical CPUs in Ray.
         memory_bytes: what the package and the engines may take together, as a number of bytes or
-            ``512MiB``; by default they are not limited.
+            ``512MiB``; by default, what the node has left.
         refresh_s: how often a newer portfolio is looked for; null for never.
         decide_every_s: how often the policy looks at the load.
         max_body_bytes, max_images, max_image_pixels: see `serve_app.protocol.Limits`.

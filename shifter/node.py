@@ -1,4 +1,4 @@
-"""The machine at hand, as far as the speed of a network depends on it."""
+"""The machine at hand, as far as serving a network depends on it: its kind, and its memory."""
 
 from __future__ import annotations
 
@@ -33,6 +33,32 @@ class Node:
 def this_node() -> Node:
     """The one that this process runs on."""
     return Node(cpu_model(), os.cpu_count() or 1, _engine())
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that processes here may still take; None where the system does not say.
+
+    What Linux calls available, or what the control group (version 2) leaves, if that is less; pages
+    of files that nobody used of late are free in both.
+
+    Args:
+        root: where ``proc`` and ``sys`` are mounted.
+    """
+    known = [_number(root / "proc/meminfo", r"^MemAvailable:\s*(\d+) kB", 1024)]
+    group = root / "sys/fs/cgroup"
+    limit, taken = _number(group / "memory.max"), _number(group / "memory.current")
+    if limit is not None and taken is not None:
+        files = _number(group / "memory.stat", r"^inactive_file (\d+)") or 0
+        known.append(max(0, limit - taken + files))
+    return min((one for one in known if one is not None), default=None)
+
+
+def _number(file: Path, pattern: str = r"^(\d+)$", unit: int = 1) -> int | None:
+    try:
+        found = re.search(pattern, file.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * unit if found else None
 
 
 def cpu_model() -> str:

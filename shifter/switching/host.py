@@ -160,6 +160,8 @@ class Host:
             their profiles.
         ahead_bytes: what neighbours inflated ahead may take of it; by default what there is, or
             256 MiB if ``memory_bytes`` is None.
+        free_memory: bytes that the node has left (`shifter.node.free_memory`), asked at each tick: where
+            others take it, a smaller variant serves. None knows nothing of it.
         clock: seconds, for the switcher and durations.
 
     Raises:
@@ -175,12 +177,14 @@ class Host:
         servers: int = 1,
         memory_bytes: int | None = None,
         ahead_bytes: int | None = None,
+        free_memory: Callable[[], int | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._switcher = switcher
         self._build = build
         self._memory = Memory(memory_bytes)
         self._ahead_bytes = (memory_bytes or _AHEAD_BYTES) if ahead_bytes is None else ahead_bytes
+        self._free_memory = free_memory
         self._clock = clock
         self._resident = Resident(
             portfolio, switcher.profiles, build, self._memory, self._ahead_bytes, switcher.current
@@ -237,17 +241,16 @@ class Host:
         """
         with self._switching:
             self._resident.optimise()  # what serves since the start, or since a portfolio was taken over
+            free = self._free_bytes()
             with self._counting:
-                seen = Observation(
-                    self._clock(), self._requests, self._queue, tuple(self._services), self._free_bytes()
-                )
+                seen = Observation(self._clock(), self._requests, self._queue, tuple(self._services), free)
                 self._requests = 0
                 self._services = []
             self._decision = self._switcher.observe(seen)
             if self._decision.variant != self.active:
                 self._switch(self._decision)
             self._resident.optimise()
-            self._inflate_ahead()
+            self._inflate_ahead(free)
             self._give_back()
             return self._decision
 
@@ -334,8 +337,15 @@ class Host:
         return Answer(logits, name, self._clock() - begin, resident.portfolio.digest)
 
     def _free_bytes(self) -> int | None:
-        limit = self._memory.limit
-        return None if limit is None else limit - self._resident.portfolio.deflated_bytes
+        """What engines may take, those that exist included: of the budget, and of the node's memory."""
+        package, limit, left = (
+            self._resident.portfolio.deflated_bytes,
+            self._memory.limit,
+            self._free_memory(),
+        )
+        known = [] if limit is None else [limit - package]
+        known += [] if left is None else [left + self._memory.taken - package]
+        return min(known, default=None)
 
     def _switch(self, decision: Decision) -> None:
         here, begin = self._resident, self._clock()
@@ -369,8 +379,8 @@ class Host:
             return False
         return True
 
-    def _inflate_ahead(self) -> None:
-        wanted = self._resident.ahead()
+    def _inflate_ahead(self, free: int | None) -> None:
+        wanted = self._resident.ahead(free)
         self._drop_all_but(wanted)
         for name in wanted:
             self._make_ready(name, "inflated ahead")

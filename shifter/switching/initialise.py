@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from shifter.errors import EngineError
 from shifter.heap import give_own_pages
+from shifter.node import free_memory
 from shifter.switching.engines import make_engine
 from shifter.switching.host import Host
 from shifter.switching.memory import usable
@@ -32,8 +33,9 @@ def initialise(
 
     Every entry's content is checked here, so that a damaged package is refused before the first
     request and not at the first switch. The policy names the first variant: that of median size,
-    unless it is fixed. From here on large blocks of this process's memory get pages of their own
-    (`shifter.heap`), so that a switch to a smaller variant gives back what the larger one took.
+    unless it is fixed; where the node's memory gets short, a smaller one serves. From here on large
+    blocks of this process's memory get pages of their own (`shifter.heap`), so that a switch to a
+    smaller variant gives back what the larger one took.
 
     Args:
         portfolio: as `shifter.portfolio.Portfolio.open` reads it, from a path, a bucket, or bytes.
@@ -65,4 +67,5 @@ def initialise(
         servers=servers,
         memory_bytes=memory_bytes,
         ahead_bytes=ahead_bytes,
+        free_memory=free_memory,
     )

@@ -150,24 +150,28 @@ class Resident:
         """Takes out a variant that does not run on this node."""
         del self.profiles[name]
 
-    def ahead(self) -> tuple[str, ...]:
-        """The neighbours in size of the active variant that the memory holds besides, smaller one first."""
+    def ahead(self, free: int | None) -> tuple[str, ...]:
+        """The neighbours in size of the active variant that the memory holds besides, smaller one first.
+
+        Args:
+            free: what engines may take, in bytes; None if that is not known.
+        """
         names = list(self.profiles)
         here = names.index(self.active.name)
         wanted: list[str] = []
         for neighbour in (here - 1, here + 1):
-            if 0 <= neighbour < len(names) and self._holds_ahead([*wanted, names[neighbour]]):
+            if 0 <= neighbour < len(names) and self._holds_ahead([*wanted, names[neighbour]], free):
                 wanted.append(names[neighbour])
         return tuple(wanted)
 
-    def _holds_ahead(self, names: Iterable[str]) -> bool:
+    def _holds_ahead(self, names: Iterable[str], free: int | None) -> bool:
         profiles = [self.profiles[name] for name in names]
         engines = sum(profile.memory_bytes for profile in profiles)
-        if engines > self._ahead_bytes or self._memory.limit is None:
+        if engines > self._ahead_bytes or free is None:
             return engines <= self._ahead_bytes
-        held = self.portfolio.deflated_bytes + self.profiles[self.active.name].memory_bytes
         # Any of them may be the one that is built last.
-        return held + engines + max(profile.tensor_bytes for profile in profiles) <= self._memory.limit
+        last = max(profile.tensor_bytes for profile in profiles)
+        return self.profiles[self.active.name].memory_bytes + engines + last <= free
 
     def _warm_up(self, engine: Engine) -> None:
         image = np.zeros((1, *self.portfolio.input_spec.shape), np.float32)

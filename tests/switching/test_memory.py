@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shifter.errors import EngineError
-from shifter.portfolio import Portfolio
+from shifter.portfolio import Portfolio, pack
 from shifter.switching.engine import OnnxEngine
+from shifter.switching.engines import make_engine
 from shifter.switching.host import Host
 from shifter.switching.initialise import initialise
 from shifter.switching.memory import Memory, building_bytes, usable
-from shifter.switching.policies import Fixed, Slo
+from shifter.switching.policies import Fixed, Situation, Slo
 from shifter.switching.switcher import Switcher
-from shifter.values import Profile, Variant
+from shifter.values import InputSpec, Profile, Variant
 
 from .conftest import ProfileMaker
 from .test_host import IMAGES, Tour, submit
@@ -128,20 +130,17 @@ def test_no_switch_exceeds_the_budget_and_every_variant_is_reached(
         assert all(switch.error is None for switch in host.status().switches)
 
 
-def test_where_a_pair_does_not_fit_the_smallest_serves_between(
-    variants: dict[str, Variant], make_profile: ProfileMaker
-) -> None:
-    from dataclasses import replace
-
-    from shifter.portfolio import pack
-    from shifter.values import InputSpec
-
-    sizes = {"v0": 100, "v1": 1000, "v2": 1000}
+def sized(variants: dict[str, Variant], **sizes: int) -> Portfolio:
+    """Of those variants, whose engines take so many bytes."""
     some = [
         replace(variants[n], profile=replace(variants[n].profile, memory_bytes=m)) for n, m in sizes.items()
     ]
     spec = InputSpec(1, 6, 6, 16.0, (0.3,), (0.5,), ("zero", "one", "two"))
-    portfolio = Portfolio.open(pack(some, spec, model="tiny", provenance={}))
+    return Portfolio.open(pack(some, spec, model="tiny", provenance={}))
+
+
+def test_where_a_pair_does_not_fit_the_smallest_serves_between(variants: dict[str, Variant]) -> None:
+    portfolio = sized(variants, v0=100, v1=1000, v2=1000)
     host, build = touring(portfolio, portfolio.deflated_bytes + 1500, ["v2", "v1"])
     with host:
         for name in ("v2", "v1", "v2"):
@@ -150,6 +149,32 @@ def test_where_a_pair_does_not_fit_the_smallest_serves_between(
         # It starts with v1, the median.
         assert passed == [("v1", "v0"), ("v0", "v2"), ("v2", "v0"), ("v0", "v1"), ("v1", "v0"), ("v0", "v2")]
         assert build.most == build.limit
+
+
+class Largest:
+    """A policy that knows only size."""
+
+    def start(self, profiles: Mapping[str, Profile]) -> str:
+        return next(iter(profiles))
+
+    def choose(self, now: Situation) -> tuple[str, str]:
+        return list(now.profiles)[-1], "the largest"
+
+
+def test_where_others_take_the_nodes_memory_a_smaller_variant_serves(variants: dict[str, Variant]) -> None:
+    portfolio = sized(variants, v0=100, v1=1000, v2=5000)
+    left: list[int | None] = [None]
+    switcher = Switcher(portfolio.profiles, Largest(), dwell=0.0)
+    with Host(portfolio, switcher, make_engine(), ahead_bytes=10_000, free_memory=lambda: left[0]) as host:
+        for left[0], active, ready in (
+            (None, "v2", {"v1", "v2"}),
+            (0, "v2", {"v2"}),  # it has its memory already; what was inflated ahead goes
+            (10_000, "v2", {"v1", "v2"}),
+            (-2000, "v1", {"v1", "v0"}),
+            (0, "v1", {"v1"}),
+        ):
+            assert host.tick().variant == host.active == active
+            assert set(host.status().ready) == ready
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=6), st.integers(1, 40_000))
