@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.group import together
 from shifter.data import Dataset, Split, load
+from shifter.heap import give_own_pages
 from shifter.models import create, prunable_names
 from shifter.recipe import Recipe
 from shifter.training.loop import train_round
@@ -151,7 +152,9 @@ def main(
     meeting: Annotated[Path | None, typer.Option(help="A file that several workers make and read.")] = None,
 ) -> None:
     """Prints one JSON line: images/s after the first epoch, peak memory, and what it is made of."""
-    set_up(threads, own_pages=own_pages)
+    if own_pages:
+        give_own_pages()
+    set_up(threads)
     recipe = make_recipe(data, model, epochs, precision=precision)
     dataset = load(recipe.data, recipe.seed)  # a memory map: its pages count when they are read
     _load_what_is_loaded_late(recipe, dataset)

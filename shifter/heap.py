@@ -1,8 +1,8 @@
 """Where the C library takes large blocks of memory from, and when it gives them back.
 
 glibc moves its threshold between heap and pages of a block's own up to the largest block that was
-given back, as far as 32 MiB (mallopt(3), M_MMAP_THRESHOLD). A small network's activations, some
-megabytes each, then lie in a heap that they leave in pieces: none fits where the last one was.
+given back, as far as 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Blocks of some megabytes, a variant's
+tensors or a network's activations, then lie in a heap that they leave in pieces.
 """
 
 from __future__ import annotations
