@@ -16,6 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST = 2**63
+_SOME = ("dense_parameters", "memory_bytes", "batch_images")
+_COUNTS = ("round", "nonzero_parameters", "structural_parameters", "tensor_bytes", *_SOME)
+
 Tensors = Mapping[str, NDArray[Any]]
 """Named arrays: a network's parameters and buffers under their ``state_dict`` names."""
 
@@ -188,7 +192,10 @@ class Latency:
     p99_high_ms: float | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or not 0 < self.p50_ms <= self.p99_ms:
+        medians = (self.p50_low_ms, self.p50_ms, self.p50_high_ms)
+        tails = (self.p99_low_ms, self.p99_ms, self.p99_high_ms)
+        finite = all(0 < ms < math.inf for ms in (*medians, *tails) if ms is not None)
+        if self.samples < 1 or not finite or self.p50_ms > self.p99_ms:
             raise ValueError(f"not a latency: {self}")
 
     def is_slower_than(self, other: Latency) -> bool:
@@ -261,6 +268,12 @@ class LayerCost:
     weight_bytes: int
     output_bytes: int | None
 
+    def __post_init__(self) -> None:
+        for name in ("macs", "weight_bytes", "output_bytes"):
+            count = getattr(self, name)
+            if count is not None and not 0 <= count < _MOST:
+                raise ValueError(f"{name} of {self.name!r} cannot be {count}: it counts something")
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -280,6 +293,9 @@ class Profile:
             of this one is left in the caches; None where there is no other.
         cores: that ``all_cores_latency`` (one image) could use.
         layers: what each layer costs, in the order of the graph.
+
+    Raises:
+        ValueError: for a number that nobody can have measured: services budget and choose by them.
     """
 
     round: int
@@ -301,6 +317,17 @@ class Profile:
     all_cores_latency: Latency | None = None
     layers: tuple[LayerCost, ...] = ()
 
+    def __post_init__(self) -> None:
+        wrong = [
+            *(name for name in _COUNTS if not 0 <= getattr(self, name) < _MOST),
+            *(name for name in _SOME if getattr(self, name) == 0),
+            *(name for name in ("validation_accuracy", "test_accuracy") if not 0 <= getattr(self, name) <= 1),
+            *(["ratio"] if not 1 <= self.ratio < math.inf else []),
+            *(["cores"] if self.cores is not None and not 1 <= self.cores < _MOST else []),
+        ]
+        if wrong:
+            raise ValueError(f"{wrong[0]} of a profile cannot be {getattr(self, wrong[0])}")
+
     @property
     def macs(self) -> int | None:
         """Multiply-accumulates of one image; None where they are not known."""
@@ -312,7 +339,7 @@ class Profile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Profile:
-        """Raises KeyError or TypeError for what is not of :meth:`to_json`."""
+        """Raises KeyError, TypeError or ValueError for what is not of :meth:`to_json`."""
         fields = dict(data)
         for name in ("latency", "batch_latency", "dense_latency", "alternating_latency", "all_cores_latency"):
             if fields.get(name) is not None:

@@ -53,6 +53,41 @@ FULL_PROFILE = replace(
 )
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("memory_bytes", -(10**12)),
+        ("memory_bytes", 0),
+        ("memory_bytes", 2**63),
+        ("tensor_bytes", -1),
+        ("nonzero_parameters", -1),
+        ("dense_parameters", 0),
+        ("validation_accuracy", 1e300),
+        ("test_accuracy", -0.1),
+        ("validation_accuracy", math.nan),
+        ("ratio", math.inf),
+        ("cores", 0),
+    ],
+)
+def test_what_nobody_can_have_measured_is_no_profile(field: str, value: float) -> None:
+    changed: dict[str, Any] = {field: value}
+    with pytest.raises(ValueError, match=f"{field} of a profile cannot be"):
+        replace(PROFILE, **changed)
+
+
+@pytest.mark.parametrize("field", ["p50_low_ms", "p50_high_ms", "p99_ms", "p99_low_ms", "p99_high_ms"])
+@pytest.mark.parametrize("value", [-1.0, 0.0, math.inf, math.nan])
+def test_times_are_finite_and_more_than_nothing(field: str, value: float) -> None:
+    changed: dict[str, Any] = {field: value}
+    with pytest.raises(ValueError, match="not a latency"):
+        replace(LATENCY, **changed)
+
+
+def test_a_layer_costs_no_less_than_nothing() -> None:
+    with pytest.raises(ValueError, match="weight_bytes of 'conv' cannot be -1"):
+        LayerCost("conv", "Conv", 1000, -1, 40)
+
+
 @given(st.integers(0, 10**9), st.integers(1, 10**6))
 def test_steps_count_iterations(count: int, per_epoch: int) -> None:
     assert Step.parse(f"{count}it", per_epoch) == Step(count)

@@ -125,6 +125,12 @@ class Manifest(_Record):
             raise PackageError(f"variants must be sorted by size, smallest first: {names}")
         known = WRITTEN if self.version == VERSION else VERSION_1
         for variant in self.variants:
+            said = variant.profile.tensor_bytes
+            if self.version == VERSION and said != variant.tensor_bytes:
+                raise PackageError(
+                    f"the profile of {variant.name!r} says {said} bytes of tensors; "
+                    f"it has {variant.tensor_bytes}"
+                )
             tensors = [tensor.name for tensor in variant.tensors]
             if len(set(tensors)) < len(tensors):
                 raise PackageError(f"variant {variant.name!r} has two tensors of one name")

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
@@ -92,6 +93,13 @@ class Portfolio:
         self.deflated_bytes = len(data)
         """Bytes of the package, which stay in memory."""
         self._variants = {variant.name: variant for variant in self.manifest.variants}
+        # Version 1 did not compare a profile's bytes with the tensors'.
+        self._profiles = MappingProxyType(
+            {
+                name: replace(variant.profile, tensor_bytes=variant.tensor_bytes)
+                for name, variant in self._variants.items()
+            }
+        )
         self._verified: set[str] = set()
 
     @classmethod
@@ -116,7 +124,7 @@ class Portfolio:
     @property
     def profiles(self) -> Mapping[str, Profile]:
         """What was measured of each variant, smallest first."""
-        return MappingProxyType({name: variant.profile for name, variant in self._variants.items()})
+        return self._profiles
 
     @property
     def input_spec(self) -> InputSpec:
@@ -171,7 +179,7 @@ class Portfolio:
             name=name,
             graph=bytes(self._content(record.graph, check)),
             tensors={tensor.name: arrays[tensor.name] for tensor in record.tensors},
-            profile=record.profile,
+            profile=self._profiles[name],
         )
         # The bytes in memory do not change: what was right once need not be hashed again.
         self._verified.add(name)

@@ -90,7 +90,9 @@ def test_each_tensor_has_the_smallest_coding(package: bytes) -> None:
 
 def test_large_variants_inflate_on_threads_to_the_same(variants: list[Variant], spec: InputSpec) -> None:
     many = {f"t{index}": np.random.default_rng(index).standard_normal(60_000) for index in range(6)}
-    large = dataclasses.replace(variants[0], tensors=many)
+    size = sum(tensor.nbytes for tensor in many.values())
+    profile = dataclasses.replace(variants[0].profile, tensor_bytes=size)
+    large = dataclasses.replace(variants[0], tensors=many, profile=profile)
     portfolio = Portfolio.open(pack([large], spec, model="m", provenance={}))
     assert same(portfolio.inflate("1x"), large)
     assert same(portfolio.inflate("1x"), large)  # the second time without hashing
@@ -117,9 +119,9 @@ def test_what_cannot_be_packed_is_refused(variants: list[Variant], spec: InputSp
     inexact = dataclasses.replace(variants[0].profile, exactness=Exactness(2e-10, 1e-7, 1e-7, 64))
     with pytest.raises(PackageError, match=r"1x cannot be packed: it differs .* in float64"):
         attempt(dataclasses.replace(variants[0], profile=inexact))
-    unknown = dataclasses.replace(variants[0].profile, validation_accuracy=float("nan"))
-    with pytest.raises(PackageError, match="nan"):
-        attempt(dataclasses.replace(variants[0], profile=unknown))
+    smaller = dataclasses.replace(variants[0].profile, tensor_bytes=4)
+    with pytest.raises(PackageError, match="the profile of '1x' says 4 bytes of tensors; it has 9732"):
+        attempt(dataclasses.replace(variants[0], profile=smaller))
 
 
 def test_every_truncation_is_refused(package: bytes) -> None:
@@ -168,8 +170,28 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "coding": (lambda m: _tensor(m).update(coding="pickle"), "coding"),
     "one name twice": (lambda m: _tensor(m).update(name=_tensor(m, 0)["name"]), "two tensors"),
     "missing entry": (lambda m: _tensor(m).update(entry="64x/absent.bin"), "missing .*absent"),
-    "entry not declared": (lambda m: m["variants"][0]["tensors"].pop(), "not declared .*0004"),
+    "entry not declared": (lambda m: m["variants"][0]["tensors"].pop(3), "not declared .*0003"),
     "text for a number": (lambda m: m["variants"][0]["profile"].update(test_accuracy="0.9"), "test_accuracy"),
+    "negative memory": (
+        lambda m: m["variants"][0]["profile"].update(memory_bytes=-(10**12)),
+        "memory_bytes of a profile cannot be -1000000000000",
+    ),
+    "no memory": (lambda m: m["variants"][0]["profile"].update(memory_bytes=0), "memory_bytes .* be 0"),
+    "enormous memory": (lambda m: m["variants"][0]["profile"].update(memory_bytes=2**63), "memory_bytes"),
+    "other tensor bytes": (
+        lambda m: m["variants"][0]["profile"].update(tensor_bytes=0),
+        "says 0 bytes of tensors; it has",
+    ),
+    "impossible accuracy": (
+        lambda m: m["variants"][0]["profile"].update(validation_accuracy=1e300),
+        r"validation_accuracy of a profile cannot be 1e\+300",
+    ),
+    "ratio below one": (lambda m: m["variants"][0]["profile"].update(ratio=0.5), "ratio of a profile"),
+    "no cores": (lambda m: m["variants"][0]["profile"].update(cores=0), "cores of a profile"),
+    "latency that begins before": (
+        lambda m: m["variants"][0]["profile"]["latency"].update(p50_low_ms=-1.0),
+        "not a latency",
+    ),
     "impossible latency": (
         lambda m: m["variants"][0]["profile"]["latency"].update(p50_ms=-1.0),
         "not a latency",
@@ -217,6 +239,8 @@ def test_a_bomb_is_refused_in_bounded_memory(package: bytes) -> None:
 
     def declare(manifest: dict[str, Any]) -> None:
         manifest["variants"][2]["tensors"][1].update(inflated=size, shape=[size // 4], values=size // 4)
+        profile = manifest["variants"][2]["profile"]
+        profile["tensor_bytes"] += size - honest[victim].size
 
     grown = rebuilt(package, declare)
     entries = dict(container.read(grown))
@@ -255,5 +279,6 @@ def swollen(package: bytes) -> bytes:
         manifest["variants"][2]["tensors"][1].update(
             shape=[2**30], coding="gaps", values=0, inflated=0, deflated=len(empty.stream)
         )
+        manifest["variants"][2]["profile"]["tensor_bytes"] += 2**32 - 256
 
     return rebuilt(container.write(list(entries.values())), admit)

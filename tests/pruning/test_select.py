@@ -16,7 +16,9 @@ from shifter.values import Exactness, Latency, Profile
 
 
 def profile(size: int, milliseconds: float, accuracy: float, spread: float = 0.0) -> Profile:
-    latency = Latency(milliseconds, milliseconds - spread, milliseconds + spread, milliseconds * 2, 100)
+    latency = Latency(
+        milliseconds, max(0.1, milliseconds - spread), milliseconds + spread, milliseconds * 2, 100
+    )
     return Profile(
         round=0, ratio=1.0, dense_parameters=size, nonzero_parameters=size, structural_parameters=size,
         tensor_bytes=size, memory_bytes=size, validation_accuracy=accuracy, test_accuracy=1 - accuracy,

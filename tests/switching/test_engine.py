@@ -10,6 +10,8 @@ from shifter.errors import EngineError
 from shifter.switching.engine import OnnxEngine
 from shifter.values import Variant
 
+from .conftest import _network
+
 IMAGES = np.random.default_rng(3).standard_normal((4, 1, 6, 6)).astype(np.float32)
 
 
@@ -124,7 +126,7 @@ def test_a_graph_or_tensors_that_do_not_belong_together_are_refused(
         (graph, {}),
         (graph, without),
         (graph, short),
-        (variants["v2"].graph, tensors),
+        (_network(8, 0)[0], tensors),
     ):
         with pytest.raises(EngineError):
             OnnxEngine(some_graph, some_tensors, quick=quick)

@@ -22,7 +22,7 @@ from shifter.switching.policies import Fixed, Situation, Slo
 from shifter.switching.switcher import Switcher
 from shifter.values import InputSpec, Profile, Variant
 
-from .conftest import ProfileMaker
+from .conftest import TENSOR_BYTES, ProfileMaker
 from .test_host import IMAGES, Tour, submit
 
 PACKAGE = 5000
@@ -63,7 +63,7 @@ def test_a_budget_below_the_smallest_is_refused_with_what_is_needed(growing: dic
 
 
 def test_the_service_refuses_it_at_the_start(portfolio: Portfolio) -> None:
-    least = portfolio.deflated_bytes + 1400
+    least = portfolio.deflated_bytes + 1000 + TENSOR_BYTES
     with pytest.raises(EngineError, match=f"give at least {least}"):
         initialise(portfolio, Slo(0.05), memory_bytes=least - 1)
     with initialise(portfolio, Slo(0.05), memory_bytes=least) as host:
@@ -72,7 +72,7 @@ def test_the_service_refuses_it_at_the_start(portfolio: Portfolio) -> None:
 
 
 def test_a_fixed_variant_needs_room_for_itself_alone(portfolio: Portfolio) -> None:
-    least = portfolio.deflated_bytes + 1400
+    least = portfolio.deflated_bytes + 1000 + TENSOR_BYTES
     with initialise(portfolio, Fixed("v4"), memory_bytes=least) as host:
         assert submit(host, IMAGES).result().variant == "v4"
     with pytest.raises(EngineError, match=f"v4 with it {least}"):
@@ -118,9 +118,9 @@ def touring(portfolio: Portfolio, memory_bytes: int, names: Iterable[str]) -> tu
 def test_no_switch_exceeds_the_budget_and_every_variant_is_reached(
     portfolio: Portfolio, engines: float
 ) -> None:
-    """Profiles of 1,000 bytes each, built from 400."""
+    """Profiles of 1,000 bytes each, built from `TENSOR_BYTES`."""
     names = ["v4", "v0", "v3", "v1", "v2"]
-    memory_bytes = portfolio.deflated_bytes + int(1000 * engines) + 400
+    memory_bytes = portfolio.deflated_bytes + int(1000 * engines) + TENSOR_BYTES
     host, _ = touring(portfolio, memory_bytes, names)
     with host:
         for name in names * 3:
@@ -141,7 +141,7 @@ def sized(variants: dict[str, Variant], **sizes: int) -> Portfolio:
 
 def test_where_a_pair_does_not_fit_the_smallest_serves_between(variants: dict[str, Variant]) -> None:
     portfolio = sized(variants, v0=100, v1=1000, v2=1000)
-    host, build = touring(portfolio, portfolio.deflated_bytes + 1500, ["v2", "v1"])
+    host, build = touring(portfolio, portfolio.deflated_bytes + 1100 + TENSOR_BYTES, ["v2", "v1"])
     with host:
         for name in ("v2", "v1", "v2"):
             assert host.tick().variant == host.active == name
@@ -219,7 +219,7 @@ def test_an_engine_that_a_request_is_on_counts_until_it_is_answered(portfolio: P
     """There is room for two: the third is built when the first has answered its last request."""
     build = Held()
     switcher = Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0)
-    memory_bytes = portfolio.deflated_bytes + 2400
+    memory_bytes = portfolio.deflated_bytes + 2000 + TENSOR_BYTES
     with Host(portfolio, switcher, build, servers=2, memory_bytes=memory_bytes, ahead_bytes=0) as host:
         started = submit(host, IMAGES[:2])
         assert build.entered.wait(60)

@@ -20,7 +20,7 @@ from shifter.switching.policies import Fixed, Slo
 from shifter.switching.switcher import Observation, Switcher
 from shifter.values import InputSpec, Variant
 
-from .conftest import _network
+from .conftest import TENSOR_BYTES, _network, of_tensors
 from .test_host import IMAGES, Gated, Tour, same, submit
 
 Making = Callable[..., Portfolio]
@@ -34,8 +34,9 @@ def make(variants: dict[str, Variant]) -> Making:
         """Other weights under the same names."""
         some = []
         for index, name in enumerate(names or ("v0", "v1", "v2")):
-            graph, tensors = _network(4 * 2**index, 100 * seed + index)
-            some.append(replace(variants["v0"], name=name, graph=graph, tensors=tensors))
+            graph, tensors = _network(4, 100 * seed + index)
+            profile = of_tensors(variants["v0"].profile, tensors)
+            some.append(replace(variants["v0"], name=name, graph=graph, tensors=tensors, profile=profile))
         return Portfolio.open(pack(some, spec, model="tiny", provenance={"seed": str(seed)}))
 
     return made
@@ -216,18 +217,15 @@ def test_one_without_the_fixed_variant_is_refused(portfolio: Portfolio, make: Ma
         assert submit(host, IMAGES).result().variant == "v4"
 
 
-@pytest.mark.parametrize(("spare", "first"), [(2400, "v2"), (1499, "v0")])
+@pytest.mark.parametrize(("spare", "first"), [(2000, "v2"), (1099, "v0")])
 def test_both_fit_the_budget_at_once_or_the_new_one_is_refused(
-    variants: dict[str, Variant], portfolio: Portfolio, make: Making, spare: int, first: str
+    portfolio: Portfolio, make: Making, spare: int, first: str
 ) -> None:
     newer = make(1)
     newer_small = Portfolio.open(
         pack(
             [
-                replace(
-                    newer.inflate(name),
-                    profile=replace(variants["v0"].profile, memory_bytes=memory, tensor_bytes=400),
-                )
+                replace(newer.inflate(name), profile=replace(newer.profiles[name], memory_bytes=memory))
                 for name, memory in (("v0", 99), ("v1", 1000), ("v2", 1000))
             ],
             SPEC,
@@ -236,10 +234,11 @@ def test_both_fit_the_budget_at_once_or_the_new_one_is_refused(
         )
     )
     both = portfolio.deflated_bytes + newer_small.deflated_bytes
-    with initialise(portfolio, Slo(0.05), memory_bytes=both + spare) as host:
+    with initialise(portfolio, Slo(0.05), memory_bytes=both + spare + TENSOR_BYTES) as host:
         host.take_over(newer_small)
         assert submit(host, IMAGES).result().variant == first
-    with initialise(portfolio, Slo(0.05), memory_bytes=both + 1498) as host:
-        with pytest.raises(EngineError, match=f"memory_bytes is {both + 1498}: v0, .* take {both + 1499}"):
+    least = both + 1099 + TENSOR_BYTES
+    with initialise(portfolio, Slo(0.05), memory_bytes=least - 1) as host:
+        with pytest.raises(EngineError, match=f"memory_bytes is {least - 1}: v0, .* take {least}"):
             host.take_over(newer_small)
         assert submit(host, IMAGES).result().portfolio == portfolio.digest

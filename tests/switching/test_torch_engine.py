@@ -22,6 +22,7 @@ from shifter.values import InputSpec, Profile, Variant
 from ..pruning.families import CLASSES, family, mask
 from ..pruning.reducing import reduce, run_float32
 from ..pruning.test_families import every_family
+from .conftest import of_tensors
 
 IMAGES = np.random.default_rng(3).standard_normal((4, 1, 6, 6)).astype(np.float32)
 FACTOR, BOUND = 4, 1e-4  # as promised (design.md); written out, so that loosening it does not pass
@@ -51,7 +52,7 @@ def portfolio_of(name: str, a_profile: Profile) -> Portfolio:
             key: value.astype(np.float32) if value.dtype.kind == "f" else value
             for key, value in small.tensors.items()
         }
-        profile = replace(a_profile, exactness=found)
+        profile = of_tensors(replace(a_profile, exactness=found), in_float32)
         variants.append(Variant(variant, small.graph, in_float32, profile))
     spec = InputSpec(3, of.size, of.size, 255.0, (0.5,) * 3, (0.5,) * 3, tuple(map(str, range(CLASSES))))
     return Portfolio.open(pack(variants, spec, model=name, provenance={}))
