@@ -94,7 +94,7 @@ class Source:
             raise StoreError(f"{place} is no run with a portfolio, nor a package: {error}") from error
         try:
             digest = json.loads(named)["current"]
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise PackageError(f"{uri}/{run.portfolio_json} is damaged: {error!r}") from error
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
             raise PackageError(f"{uri}/{run.portfolio_json} is damaged: it names {digest!r}, no sha256")

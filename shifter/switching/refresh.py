@@ -42,7 +42,8 @@ class Refresh:
 
     Another is any whose version differs, an older one that was named again included. It is read and
     checked, and taken over if it can be (`Host.take_over`); else the one that serves goes on, and
-    the other is not tried again until the version changes. Storage that fails is asked again.
+    the other is not tried again until the version changes. Storage that fails is
+    asked again, and so is one for which there was no memory.
 
     Args:
         version: that of the portfolio that serves, as the source told it before that was opened.
@@ -74,6 +75,8 @@ class Refresh:
             error = self._look()
         except (OSError, PackageError) as problem:
             error = str(problem)
+        except Exception as problem:  # noqa: BLE001 - what is there may be anyone's; what serves goes on
+            error = f"{type(problem).__name__}: {problem}"
         self.last = Checked(self._clock(), error)
 
     def _look(self) -> str | None:
@@ -84,7 +87,7 @@ class Refresh:
             self._refusal = None
             try:
                 self._take(version)
-            except OSError:
+            except (OSError, MemoryError):  # of the moment, not of the package: it is tried again
                 raise
             except Exception as problem:  # noqa: BLE001 - whatever it is, the one that serves goes on
                 self._refusal = (version, f"{type(problem).__name__}: {problem}")

@@ -55,7 +55,8 @@ def test_no_portfolio_is_told_with_its_place(store_uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"{}", b"{", b"[]", b'{"current": null}', b'{"current": 7}', b'{"current": "../x"}']
+    "damaged",
+    [b"{}", b"{", b"[]", b'{"current": null}', b'{"current": 7}', b'{"current": "../x"}', b"[" * 200_000],
 )
 def test_a_damaged_name_is_told_with_its_file(store_uri: str, damaged: bytes) -> None:
     Store.open(store_uri).replace("run/portfolio.json", damaged)

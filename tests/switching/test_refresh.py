@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,6 +57,13 @@ def repacked(portfolio: Portfolio) -> bytes:
 @pytest.fixture
 def newer(make: Making) -> bytes:  # noqa: F811
     return repacked(make(1))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end, "it takes longer than a minute"
+        time.sleep(0.001)
 
 
 def looking(host: Host, place: Place) -> Refresh:
@@ -141,6 +150,38 @@ def test_whatever_is_wrong_with_it_the_one_that_serves_goes_on(package: bytes, n
         assert submit(host, IMAGES).result().portfolio == Portfolio.open(package).digest
 
 
+def test_a_look_survives_whatever_goes_wrong_in_it(package: bytes) -> None:
+    class Strange(Place):
+        def version(self) -> str:
+            raise RecursionError("too deep")
+
+    with initialise(Portfolio.open(package), Slo(0.05)) as host:
+        refresh = Refresh(host, Strange(package), "1")
+        refresh.look()
+        assert refresh.last.error == "RecursionError: too deep"
+
+
+def test_what_found_no_memory_is_tried_again(package: bytes, newer: bytes) -> None:
+    class Full(Place):
+        full = True
+
+        def open(self) -> Portfolio:
+            if self.full:
+                raise MemoryError("no room")
+            return super().open()
+
+    place = Full(package)
+    with initialise(Portfolio.open(package), Slo(0.05)) as host:
+        refresh = looking(host, place)
+        place.data = newer
+        refresh.look()
+        assert refresh.last.error == "MemoryError: no room"
+        place.full = False
+        refresh.look()
+        assert refresh.last.error is None
+        assert host.portfolio.digest == Portfolio.open(newer).digest
+
+
 def test_a_damaged_name_is_told_each_time(package: bytes) -> None:
     class Unnamed(Place):
         def version(self) -> str:
@@ -189,18 +230,19 @@ def test_a_file_replaced_under_load_is_served_without_losing_a_request(
         with ThreadPoolExecutor(3) as threads:
             clients = [threads.submit(client, index) for index in range(2)]
             looks = threads.submit(looker)
-            for turn in range(12):
-                data = newer if turn % 2 == 0 else package
-                path.write_bytes(data[: 1000 * turn])
-                refused = refresh.last
-                while refresh.last is refused:
-                    pass
-                other = tmp_path / "other.zip"
-                other.write_bytes(data)
-                os.replace(other, path)
-                while host.portfolio.digest != Portfolio.open(data).digest:
-                    pass
-            stop.set()
+            try:
+                for turn in range(12):
+                    data = newer if turn % 2 == 0 else package
+                    path.write_bytes(data[: 1000 * turn])
+                    refused = refresh.last
+                    wait_until(lambda refused=refused: refresh.last is not refused)
+                    other = tmp_path / "other.zip"
+                    other.write_bytes(data)
+                    os.replace(other, path)
+                    digest = Portfolio.open(data).digest
+                    wait_until(lambda digest=digest: host.portfolio.digest == digest)
+            finally:
+                stop.set()
             assert set().union(*(future.result() for future in clients)) == set(known)
             assert looks.result() >= 12
         assert host.queue == 0
