@@ -94,7 +94,13 @@ class EdgeService:
         )
         self._refresh: Refresh | None = None
         if version is not None and settings.refresh_s is not None:
-            self._refresh = Refresh(self._host, self._source, version, calibrated=self._calibrated)
+            self._refresh = Refresh(
+                self._host,
+                self._source,
+                version,
+                calibrated=self._calibrated,
+                memory_bytes=settings.memory_bytes,
+            )
         self._refused = 0
         self._answered: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=_SHOWN_LATENCIES)
@@ -125,7 +131,7 @@ class EdgeService:
         if self._engines.kind != "onnxruntime" or self._engines.providers[0] != CPU:
             found = Found(None, "calibrations are of ONNX Runtime on the processor")
         else:
-            found = find_calibration(digest, self._source.package(), threads=self.settings.threads)
+            found = find_calibration(digest, self._source.package(digest), threads=self.settings.threads)
         self._calibrations[digest] = found
         return found.calibration
 

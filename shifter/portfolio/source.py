@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,11 @@ class Source:
             raise _unreadable(package, error) from error
         return f"{about.st_ino}-{about.st_size}-{about.st_mtime_ns}"
 
-    def open(self) -> Portfolio:
+    def open(self, most_bytes: int | None = None) -> Portfolio:
         """The portfolio that is there now; its content is checked as it is inflated.
+
+        Args:
+            most_bytes: a larger package is refused before it is read; None for any size.
 
         Raises:
             StoreError: naming the file, if it cannot be read. PackageError: if it is broken, hostile, of
@@ -60,7 +64,7 @@ class Source:
         from shifter.portfolio.package import Portfolio
 
         package, digest = self._find()
-        data = self._read(package)
+        data = self._read(package, most_bytes)
         if digest is not None and (found := hashlib.sha256(data).hexdigest()) != digest:
             raise PackageError(f"{package} has sha256 {found}: it is not the package that it was named after")
         try:
@@ -68,11 +72,15 @@ class Source:
         except PackageError as error:
             raise PackageError(f"{package}: {error}") from error
 
-    def package(self) -> str:
-        """Where the package lies that is meant now. Raises as `version`."""
-        return self._find()[0]
+    def package(self, digest: str | None = None) -> str:
+        """Where the package lies that is meant now, or that one of a run's whose sha256 is known.
 
-    def _find(self) -> tuple[str, str | None]:
+        Raises:
+            StoreError, PackageError: as `version`; but nothing is read for one that is known.
+        """
+        return self._find(digest)[0]
+
+    def _find(self, digest: str | None = None) -> tuple[str, str | None]:
         """The package that is meant, and its sha256 if a run names it."""
         place = self.place
         if _is_in_bucket(place):
@@ -89,6 +97,8 @@ class Source:
         try:
             self._store(place)  # refuses what names nothing
             run = Run(self._store(uri), name)
+            if digest is not None:
+                return f"{uri}/{run.portfolio_key(digest)}", digest
             named = run.store.read(run.portfolio_json)
         except StoreError as error:
             raise StoreError(f"{place} is no run with a portfolio, nor a package: {error}") from error
@@ -100,12 +110,18 @@ class Source:
             raise PackageError(f"{uri}/{run.portfolio_json} is damaged: it names {digest!r}, no sha256")
         return f"{uri}/{run.portfolio_key(digest)}", digest
 
-    def _read(self, package: str) -> bytes:
+    def _read(self, package: str, most_bytes: int | None) -> bytes:
         try:
             if not _is_in_bucket(package):
-                return Path(package).read_bytes()
+                with Path(package).open("rb") as file:
+                    _check_size(package, os.fstat(file.fileno()).st_size, most_bytes)
+                    return file.read()
             uri, name = _parted(package)
-            return self._store(uri).read(name)
+            store = self._store(uri)
+            if most_bytes is not None:
+                with store.open_file(name) as opened:
+                    _check_size(package, opened.seek(0, os.SEEK_END), most_bytes)
+            return store.read(name)
         except OSError as error:
             raise _unreadable(package, error) from error
 
@@ -121,6 +137,11 @@ def _unreadable(package: str, error: OSError) -> StoreError:
     return StoreError(
         f"no portfolio can be read at {package}: {error.strerror or error}; give a .zip or a run's folder"
     )
+
+
+def _check_size(package: str, size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise PackageError(f"{package} has {size} bytes: there is room for {max(0, most)}")
 
 
 def _is_in_bucket(place: str) -> bool:

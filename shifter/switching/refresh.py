@@ -21,7 +21,8 @@ class Source(Protocol):
     def version(self) -> str:
         """What differs once another portfolio is there; cheap."""
 
-    def open(self) -> Deflated: ...
+    def open(self, most_bytes: int | None = None) -> Deflated:
+        """Refuses what is larger before it is read."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Refresh:
     Args:
         version: that of the portfolio that serves, as the source told it before that was opened.
         calibrated: what was measured on this node of a portfolio with that digest, if anything was.
+        memory_bytes: the host's budget; what cannot fit beside the package that serves is not read.
         clock: seconds since the epoch.
     """
 
@@ -58,12 +60,14 @@ class Refresh:
         version: str,
         *,
         calibrated: Callable[[str], Calibration | None] = lambda _: None,
+        memory_bytes: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._host = host
         self._source = source
         self._version = version
         self._calibrated = calibrated
+        self._memory_bytes = memory_bytes
         self._clock = clock
         self._refusal: tuple[str, str] | None = None  # the version that is there, and why it does not serve
         self.last: Checked | None = None
@@ -94,7 +98,10 @@ class Refresh:
         return self._refusal[1] if self._refusal else None
 
     def _take(self, version: str) -> None:
-        portfolio = self._source.open()
+        most = self._memory_bytes
+        if most is not None:
+            most -= self._host.portfolio.deflated_bytes
+        portfolio = self._source.open(most)
         if portfolio.digest != self._host.portfolio.digest:
             self._host.take_over(portfolio, self._calibrated(portfolio.digest))
         self._version = version

@@ -39,6 +39,21 @@ def test_a_package_and_a_runs_current_package_are_found(run: Run, portfolio_byte
         assert Source(place).package() == f"{uri}/{key}"
 
 
+def test_a_package_that_is_too_large_is_refused_before_it_is_read(run: Run, portfolio_bytes: bytes) -> None:
+    source = Source(f"{run.store.uri}/digits")
+    assert source.open(len(portfolio_bytes)).digest == Portfolio.open(portfolio_bytes).digest
+    with pytest.raises(PackageError, match=f"has {len(portfolio_bytes)} bytes: there is room for 1000"):
+        source.open(1000)
+
+
+def test_where_a_known_package_lies_takes_no_reading(run: Run) -> None:
+    source = Source(f"{run.store.uri}/digits", patience_s=0)
+    package = source.package()
+    digest = source.version()
+    run.store.replace(run.portfolio_json, b"{")
+    assert source.package(digest) == package
+
+
 def test_no_portfolio_is_told_with_its_place(store_uri: str) -> None:
     store = Store.open(store_uri)
     store.write("broken.zip", b"PK no")

@@ -39,7 +39,7 @@ class Place:
         self._answer()
         return str(hash(self.data))
 
-    def open(self) -> Portfolio:
+    def open(self, most_bytes: int | None = None) -> Portfolio:
         self._answer()
         self.opened += 1
         return Portfolio.open(self.data)
@@ -135,7 +135,7 @@ def test_storage_that_fails_for_a_while_is_asked_again(package: bytes, newer: by
 
 def test_whatever_is_wrong_with_it_the_one_that_serves_goes_on(package: bytes, newer: bytes) -> None:
     class Broken(Place):
-        def open(self) -> Portfolio:
+        def open(self, most_bytes: int | None = None) -> Portfolio:
             self.opened += 1
             raise RecursionError("a hostile one that no check knows")
 
@@ -165,7 +165,7 @@ def test_what_found_no_memory_is_tried_again(package: bytes, newer: bytes) -> No
     class Full(Place):
         full = True
 
-        def open(self) -> Portfolio:
+        def open(self, most_bytes: int | None = None) -> Portfolio:
             if self.full:
                 raise MemoryError("no room")
             return super().open()
@@ -180,6 +180,18 @@ def test_what_found_no_memory_is_tried_again(package: bytes, newer: bytes) -> No
         refresh.look()
         assert refresh.last.error is None
         assert host.portfolio.digest == Portfolio.open(newer).digest
+
+
+def test_what_the_budget_cannot_hold_is_not_read(package: bytes, newer: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "portfolio.zip"
+    path.write_bytes(package)
+    source, budget = Source(str(path)), len(package) + 5000
+    with initialise(source.open(), Slo(0.05), memory_bytes=budget) as host:
+        refresh = Refresh(host, source, source.version(), memory_bytes=budget)
+        path.write_bytes(newer.ljust(5001, b"\0"))
+        refresh.look()
+        assert f"has {path.stat().st_size} bytes: there is room for 5000" in refresh.last.error
+        assert host.portfolio.digest == Portfolio.open(package).digest
 
 
 def test_a_damaged_name_is_told_each_time(package: bytes) -> None:
