@@ -15,7 +15,7 @@ from serve_app.docs import page
 from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, too_large
 from serve_app.service import EdgeService
 from shifter import __version__
-from shifter.errors import OverloadError, RequestError
+from shifter.errors import EngineError, OverloadError, RequestError
 
 VARIANT_HEADER = "X-Shifter-Variant"
 PORTFOLIO_HEADER = "X-Shifter-Portfolio"
@@ -46,6 +46,10 @@ def create_app(service: EdgeService) -> FastAPI:
     async def overloaded(_: Request, error: OverloadError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(error.retry_after_s)})
 
+    @app.exception_handler(EngineError)
+    async def failed(_: Request, error: EngineError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 500)
+
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
         paths = app.openapi()["paths"]
@@ -56,6 +60,7 @@ def create_app(service: EdgeService) -> FastAPI:
     @app.post("/predict", openapi_extra=_REQUEST, responses=_RESPONSES, response_model=None)
     async def predict(request: Request) -> Response:
         """Classifies the images in the body; the answer names its variant, and that one's portfolio."""
+        service.admit()  # before a body is read only to be refused
         body = await _read(request, service)
         answer = await service.predict(body, request.headers.get("content-type", ""))
         headers = {VARIANT_HEADER: answer.variant, PORTFOLIO_HEADER: answer.portfolio}
@@ -76,8 +81,9 @@ def create_app(service: EdgeService) -> FastAPI:
 async def _read(request: Request, service: EdgeService) -> bytes:
     """The whole body, given up as soon as it is known to be too large."""
     limit = service.limits.body_bytes
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    declared = request.headers.get("content-length", "").lstrip("0")
+    # Its length first: int() refuses thousands of digits.
+    if declared.isdecimal() and (len(declared) > len(str(limit)) or int(declared) > limit):
         raise too_large(service.limits)
     body = bytearray()
     try:
@@ -125,6 +131,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"description": "The body cannot be read as what it claims to be."},
     413: {"description": "The body, the image or their number is above a limit."},
     415: {"description": "The Content-Type is none that this model reads."},
+    500: {"description": "The variant that serves failed on these images."},
     422: {"description": "The pixels are not what this model reads."},
     503: {
         "description": "Too many requests wait already.",

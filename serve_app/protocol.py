@@ -122,7 +122,9 @@ def _from_json(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[Any]:
         raise RequestError('"images" must be a list of at least one image')
     if len(images) > limits.images:
         raise RequestError(f"{len(images)} images in one request: at most {limits.images}", status=413)
-    if body.count(b'"') > 2:  # more than the key: numpy would pad every text to the longest one's length
+    # More than the key: numpy would pad every text to the longest one's length. And beside numbers it takes
+    # truth values for such.
+    if body.count(b'"') > 2 or b"true" in body or b"false" in body:
         for index, image in enumerate(images):
             if _holds_text(image):
                 raise RequestError(f"images[{index}] holds something that is not a number: {_wanted(spec)}")
@@ -146,11 +148,11 @@ def _from_json(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[Any]:
 
 
 def _holds_text(image: object) -> bool:
-    """Whether a text or an object is anywhere in it; without recursion, however deep it nests."""
+    """Whether a text, truth value or object is anywhere in it; without recursion, however deep it nests."""
     left = [image]
     while left:
         one = left.pop()
-        if isinstance(one, str | dict):
+        if isinstance(one, str | dict | bool):
             return True
         if isinstance(one, list):
             left.extend(one)

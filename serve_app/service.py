@@ -150,11 +150,10 @@ class EdgeService:
             if task.done():
                 task.result()
 
-    async def predict(self, body: bytes, content_type: str) -> Predicted:
-        """The answer, and whose it is.
+    def admit(self) -> None:
+        """To be asked before a body is read, too.
 
         Raises:
-            RequestError: if the body is not what the model reads.
             OverloadError: at once, if as many requests as allowed are inside already.
         """
         if self._host.queue >= self.settings.max_queue:
@@ -167,6 +166,15 @@ class EdgeService:
                 f"ask again in {retry_after_s} s, or send fewer",
                 retry_after_s,
             )
+
+    async def predict(self, body: bytes, content_type: str) -> Predicted:
+        """The answer, and whose it is.
+
+        Raises:
+            RequestError: if the body is not what the model reads.
+            OverloadError: at once, if as many requests as allowed are inside already.
+        """
+        self.admit()
         arrived = time.perf_counter()
         loop = asyncio.get_running_loop()
         with self._host.request() as request:
