@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
@@ -13,7 +14,7 @@ from shifter.switching.engines import Engine, QuickEngine
 from shifter.switching.memory import Memory, building_bytes, smallest
 from shifter.values import InputSpec, Profile, Variant
 
-_WARM_UP_RUNS = 1
+_WARM_UP_IMAGES = (1, 2)
 
 _log = logging.getLogger(__name__)
 
@@ -126,18 +127,31 @@ class Resident:
         self.ready = {**self.ready, name: engine}
 
     def optimise(self) -> None:
-        """Makes engines that were built quickly as fast as they can be; requests are answered meanwhile."""
+        """Makes engines that were built quickly as fast as they can be; requests are answered meanwhile.
+
+        Each by a copy of it that takes its place: the quick one answers on if the other does not run, and
+        counts with its tensors until its last request is answered.
+        """
         while self._quick:
             name = self._quick.pop()
-            engine = self.ready.get(name)
-            if isinstance(engine, QuickEngine):
+            quick = self.ready.get(name)
+            if isinstance(quick, QuickEngine):
+                fast = copy.copy(quick)
                 try:
-                    engine.optimise()
+                    fast.optimise()
+                    self._warm_up(fast)
                 except (EngineError, MemoryError) as problem:
                     _log.warning("%s stays as it was built quickly: %s", name, problem)
                 else:
-                    self._warm_up(engine)
-                    self._memory.count(engine, self.profiles[name].memory_bytes)
+                    self._replace(name, quick, fast)
+
+    def _replace(self, name: str, quick: Engine, fast: Engine) -> None:
+        profile = self.profiles[name]
+        self._memory.count(fast, profile.memory_bytes)
+        self._memory.count(quick, profile.tensor_bytes)  # its session counted, and goes with it
+        self.ready = {**self.ready, name: fast}
+        if self.active.engine is quick:
+            self.active = Active(name, fast)
 
     def keep(self, names: Iterable[str]) -> bool:
         """Drops every engine but the active one and those of ``names``; whether there was one to drop."""
@@ -174,6 +188,15 @@ class Resident:
         return self.profiles[self.active.name].memory_bytes + engines + last <= free
 
     def _warm_up(self, engine: Engine) -> None:
-        image = np.zeros((1, *self.portfolio.input_spec.shape), np.float32)
-        for _ in range(_WARM_UP_RUNS):
-            engine.run(image)
+        """Runs it, and raises EngineError unless it answers as the portfolio declares."""
+        spec = self.portfolio.input_spec
+        for images in _WARM_UP_IMAGES:
+            logits = engine.run(np.zeros((images, *spec.shape), np.float32))
+            expected = (images, len(spec.classes))
+            if logits.dtype != np.float32 or logits.shape != expected:
+                raise EngineError(
+                    f"a variant answers {images} images with {logits.dtype} {logits.shape}: "
+                    f"it has to be float32 {expected}, one number for each declared class"
+                )
+            if not np.isfinite(logits).all():
+                raise EngineError(f"a variant answers {images} images of zeros with what is not finite")

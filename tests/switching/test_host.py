@@ -45,15 +45,15 @@ class Tour:
 
 
 class Counted:
-    """Builds real engines, and knows which still exist."""
+    """Builds real engines, and knows whose sessions still exist."""
 
     def __init__(self) -> None:
-        self.alive: weakref.WeakSet[OnnxEngine] = weakref.WeakSet()
+        self.alive: weakref.WeakSet[object] = weakref.WeakSet()
         self.built: list[str] = []
 
     def __call__(self, variant: Variant) -> OnnxEngine:
         engine = OnnxEngine(variant.graph, variant.tensors)
-        self.alive.add(engine)
+        self.alive.add(engine._loaded.session)
         self.built.append(variant.name)
         return engine
 
@@ -126,7 +126,7 @@ class GatedEngine:
         self._engine, self._gated = OnnxEngine(variant.graph, variant.tensors), gated
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        if len(images) == 2:
+        if len(images) == 2 and images.any():  # which no warm-up is
             self._gated.entered.set()
             assert self._gated.gate.wait(60)
         return self._engine.run(images)
@@ -265,6 +265,29 @@ def test_a_variant_that_does_not_run_leaves_the_old_one_serving(portfolio: Portf
         host.tick()
         assert host.active == "v3"  # the best of those that run
         assert len(host.status().switches) == 2
+
+
+class Unfit:
+    """Quick engines that no longer answer once they are optimised."""
+
+    def __init__(self, variant: Variant) -> None:
+        self._engine, self._is_fast = OnnxEngine(variant.graph, variant.tensors, quick=True), False
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        if self._is_fast:
+            raise EngineError("out of memory")
+        return self._engine.run(images)
+
+    def optimise(self) -> None:
+        self._is_fast = True
+
+
+def test_a_quick_engine_whose_fast_one_does_not_answer_serves_on(portfolio: Portfolio) -> None:
+    with Host(portfolio, Switcher(portfolio.profiles, Tour("v2", "v4"), dwell=0.0), Unfit) as host:
+        for name in ("v2", "v4", "v2"):
+            assert host.tick().variant == name
+            assert submit(host, IMAGES).result().variant == name
+        assert all(switch.error is None for switch in host.status().switches)
 
 
 def test_what_is_served_reaches_the_switcher(portfolio: Portfolio) -> None:
