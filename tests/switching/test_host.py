@@ -258,13 +258,55 @@ def test_a_variant_that_does_not_run_leaves_the_old_one_serving(portfolio: Portf
     with Host(
         portfolio, Switcher(portfolio.profiles, Slo(10.0), dwell=0.0), reluctant, ahead_bytes=0
     ) as host:
-        host.tick()
+        decision = host.tick()
+        assert decision.variant == "v2"
+        assert decision.reason == host.status().reason == "v4 cannot serve: EngineError: not on this node"
         assert submit(host, IMAGES).result().variant == "v2"
         (failed,) = host.status().switches
         assert (failed.before, failed.after, failed.error) == ("v2", "v4", "EngineError: not on this node")
         host.tick()
         assert host.active == "v3"  # the best of those that run
         assert len(host.status().switches) == 2
+
+
+class Short:
+    """Builds real engines, while there is memory for them; there always is for v2."""
+
+    def __init__(self) -> None:
+        self.has_memory, self.tried = False, []
+
+    def __call__(self, variant: Variant) -> OnnxEngine:
+        self.tried.append(variant.name)
+        if not self.has_memory and variant.name != "v2":
+            raise MemoryError("for a moment")
+        return OnnxEngine(variant.graph, variant.tensors)
+
+
+def test_what_cannot_be_inflated_ahead_for_want_of_memory_is_tried_again(portfolio: Portfolio) -> None:
+    build, now = Short(), [0.0]
+    switcher = Switcher(portfolio.profiles, Tour("v2"), dwell=0.0)
+    with Host(portfolio, switcher, build, clock=lambda: now[0]) as host:
+        for now[0] in (0.0, 0.1, 0.9, 1.0, 1.1, 2.9):
+            host.tick()
+        assert build.tried == ["v2", "v1", "v3", "v1", "v3"]
+        assert host.status().usable == ("v0", "v1", "v2", "v3", "v4")
+        build.has_memory = True
+        now[0] = 3.1
+        host.tick()
+        assert set(host.status().ready) == {"v1", "v2", "v3"}
+
+
+def test_a_switch_that_fails_for_want_of_memory_is_tried_again(portfolio: Portfolio) -> None:
+    build, now = Short(), [0.0]
+    switcher = Switcher(portfolio.profiles, Slo(10.0), dwell=0.0)
+    with Host(portfolio, switcher, build, ahead_bytes=0, clock=lambda: now[0]) as host:
+        for now[0] in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
+            assert host.tick().variant == host.active == "v2"
+        assert build.tried == ["v2", "v4", "v3"]
+        build.has_memory = True
+        now[0] = 1.1
+        assert host.tick().variant == host.active == "v4"
+        assert host.status().usable == ("v0", "v1", "v2", "v3", "v4")
 
 
 class Unfit:

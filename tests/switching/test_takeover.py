@@ -18,7 +18,7 @@ from shifter.switching.engine import OnnxEngine
 from shifter.switching.host import Host
 from shifter.switching.initialise import initialise
 from shifter.switching.policies import Fixed, Slo
-from shifter.switching.switcher import Observation, Switcher
+from shifter.switching.switcher import Observation, Service, Switcher
 from shifter.values import InputSpec, Variant
 
 from .conftest import _network
@@ -115,15 +115,24 @@ def test_requests_inside_finish_on_the_old_one(portfolio: Portfolio, make: Makin
 
 
 def test_what_is_known_of_the_load_and_the_node_stays_known(portfolio: Portfolio, make: Making) -> None:
-    """The new one's variants are as profiled, whatever the old one's took."""
+    """As one that was there all the time knows it, and one that is new does not."""
+    newer = make(1)
     switcher = Switcher(portfolio.profiles, Slo(0.05), dwell=0.0)
+    forgetful = Switcher(newer.profiles, Slo(0.05), dwell=0.0)
     with Host(portfolio, switcher, Gated()) as host:
+        slow = (Service("v2", 1, 10 * portfolio.profiles["v2"].latency.p50_ms / 1e3, 0.5),) * 20
         for second in range(4):
-            switcher.observe(Observation(float(second), requests=80))
-        host.take_over(make(1))
+            switcher.observe(Observation(float(second), requests=80, services=slow))
+        host.take_over(newer)
         renewed = host._switcher
         assert renewed is not switcher
-        assert renewed.observe(Observation(4.0, requests=80)).rate == pytest.approx(80)
+        # The node takes ten times as long as profiled, and decoding comes to it.
+        assert (forgetful._times.overhead, forgetful._times.predict("v2", 1)) == (0, pytest.approx(0.001))
+        assert renewed._times.overhead > 0.1
+        assert renewed._times.predict("v2", 1) - renewed._times.overhead > 0.003
+        quiet = Observation(4.0, requests=8)
+        assert forgetful.observe(quiet).rate == pytest.approx(8)
+        assert renewed.observe(quiet).rate > 20
 
 
 def test_what_the_old_one_answers_afterwards_teaches_nothing_of_the_new_one(
