@@ -36,6 +36,8 @@ from shifter.switching.refresh import Refresh
 
 _SHOWN_SWITCHES = 50
 _SHOWN_LATENCIES = 1000
+_DRAIN_S = 30.0
+_DRAIN_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Predicted:
 
 class EdgeService:
     """A portfolio being served; an asynchronous context manager, within which it switches.
+
+    It is left when the requests inside are answered, or after half a minute.
 
     Args:
         version: of the portfolio, as its source told it (`shifter.portfolio.source.Source`); without
@@ -122,9 +126,16 @@ class EdgeService:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Those inside are answered first, for which the loop and the threads have to go on.
+        end = time.monotonic() + _DRAIN_S
+        while self._host.queue and time.monotonic() < end:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        await asyncio.to_thread(self._shut_down)
+
+    def _shut_down(self) -> None:
+        self._host.close()  # what waits for memory in the other threads gives up
         self._refresher.shutdown()
         self._switcher.shutdown()
-        self._host.close()
         self._codec.shutdown()
 
     def _calibrated(self, digest: str) -> Calibration | None:

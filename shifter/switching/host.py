@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from shifter.errors import EngineError, PackageError
 from shifter.heap import trim
-from shifter.switching.memory import Memory, building_bytes, smallest, usable
+from shifter.switching.backoff import Backoff
+from shifter.switching.memory import Memory, NoRoomError, building_bytes, smallest, usable
 from shifter.switching.policies import choices
 from shifter.switching.resident import Build, Deflated, Resident
 from shifter.switching.switcher import Decision, Observation, Service, Switcher
@@ -196,7 +197,8 @@ class Host:
         self._requests = self._queue = 0
         self._services: list[Service] = []
         self._switching = threading.Lock()
-        self._trims = 0
+        self._gone = self._trims = 0
+        self._backoff = Backoff()
         self._servers = ThreadPoolExecutor(servers, thread_name_prefix="server")
 
     def request(self) -> Request:
@@ -246,9 +248,10 @@ class Host:
                 seen = Observation(self._clock(), self._requests, self._queue, tuple(self._services), free)
                 self._requests = 0
                 self._services = []
-            self._decision = self._switcher.observe(seen)
-            if self._decision.variant != self.active:
-                self._switch(self._decision)
+            decision = self._switcher.observe(seen)
+            if decision.variant != self.active:
+                decision = self._switch(decision)
+            self._decision = decision
             self._resident.optimise()
             self._inflate_ahead(free)
             self._give_back()
@@ -269,6 +272,7 @@ class Host:
             EngineError: if it lacks a fixed variant, does not run here, or does not fit the budget
                 beside the old one.
             MemoryError: if there is not enough of it.
+            TimeoutError: if requests hold on to the engines of what was dropped.
         """
         _require_same_interface(self._resident.portfolio.input_spec, portfolio.input_spec)
         portfolio.verify()
@@ -277,7 +281,7 @@ class Host:
             profiles = choices(self._switcher.policy, portfolio.profiles)
             profiles = usable(profiles, portfolio.deflated_bytes, limit)
             switcher = self._switcher.renewed(profiles, calibration)
-            self._drop_all_but(())
+            old.keep(())
             old.optimise()
             if limit is not None:
                 held = old.portfolio.deflated_bytes + old.profiles[old.active.name].memory_bytes
@@ -296,12 +300,12 @@ class Host:
             with self._counting:
                 # From here on, what is answered on the old one says nothing of the new one's variants.
                 self._resident, self._switcher, self._services = new, switcher, []
-            self._since = time.time()
+            self._since, self._backoff = time.time(), Backoff()
             self._decision = Decision(switcher.current, "a newer portfolio", self._decision.rate)
-            self._trims = _TRIMS
 
     def close(self) -> None:
-        """Answers what is queued, then ends the threads."""
+        """Answers what is queued, then ends the threads. A `tick` that waits for memory gives up."""
+        self._memory.stop()
         self._servers.shutdown(wait=True)
 
     def __enter__(self) -> Self:
@@ -347,51 +351,64 @@ class Host:
         known += [] if left is None else [left + self._memory.taken - package]
         return min(known, default=None)
 
-    def _switch(self, decision: Decision) -> None:
+    def _switch(self, decision: Decision) -> Decision:
+        """Does it; returns what serves now, and why."""
         here, begin = self._resident, self._clock()
         ahead = decision.variant in here.ready
         if not ahead:
             # What is ready but neither serves nor will is in the way of what is to come.
-            self._drop_all_but(())
+            here.keep(())
         for after in here.steps_to(decision.variant):
             before = here.active.name
-            if not self._make_ready(after, decision.reason):
+            error = self._make_ready(after, decision.reason)
+            if error is not None:
                 self._switcher.current = before
-                return
+                for each in (after, decision.variant):
+                    self._switcher.suspend(each, self._backoff.until(after))
+                return Decision(before, f"{after} cannot serve: {error}", decision.rate)
             here.activate(after)
             seconds = self._clock() - begin
             self._history.append(Switch(time.time(), before, after, decision.reason, seconds, ahead))
             if after != decision.variant:  # the step in between is there to make room
-                self._drop_all_but(())
+                here.keep(())
                 here.optimise()
+        return decision
 
-    def _make_ready(self, name: str, reason: str) -> bool:
+    def _make_ready(self, name: str, reason: str) -> str | None:
+        """Returns None, or why it failed; then the others serve on without it, for now or for good."""
         here, begin = self._resident, self._clock()
         try:
             here.make_ready(name)
-        except (EngineError, PackageError, MemoryError) as problem:
-            # It will not run next time either: the others serve on without it.
-            self._switcher.exclude(name, self.active)
-            here.exclude(name)
-            seconds = self._clock() - begin
+        except (NoRoomError, TimeoutError, MemoryError) as problem:
+            # Not the variant's fault: when others have given memory back, it will run.
+            self._backoff.failed(name, self._clock())
             error = f"{type(problem).__name__}: {problem}"
-            self._history.append(Switch(time.time(), self.active, name, reason, seconds, False, error))
-            return False
-        return True
+        except (EngineError, PackageError) as problem:
+            # It will not run next time either.
+            for each in here.exclude(name):
+                self._switcher.exclude(each, self.active)
+            error = f"{type(problem).__name__}: {problem}"
+        else:
+            self._backoff.worked(name)
+            return None
+        seconds = self._clock() - begin
+        self._history.append(Switch(time.time(), self.active, name, reason, seconds, False, error))
+        return error
 
     def _inflate_ahead(self, free: int | None) -> None:
-        wanted = self._resident.ahead(free)
-        self._drop_all_but(wanted)
+        here, now = self._resident, self._clock()
+        wanted = here.ahead(free)
+        here.keep(wanted)
         for name in wanted:
-            self._make_ready(name, "inflated ahead")
-            self._resident.optimise()
-
-    def _drop_all_but(self, names: Iterable[str]) -> None:
-        if self._resident.keep(names):
-            self._trims = _TRIMS
+            # Room that requests still take is not waited for.
+            if name in here.profiles and self._backoff.until(name) <= now and here.has_room(name):
+                self._make_ready(name, "inflated ahead")
+                here.optimise()
 
     def _give_back(self) -> None:
-        """The memory of what was dropped; a tick later again, when requests have let go of it as well."""
+        """The memory of engines that are gone; a tick later again, as one is gone just before its memory."""
+        if self._gone != (gone := self._memory.gone):
+            self._gone, self._trims = gone, _TRIMS
         if self._trims:
             self._trims -= 1
             trim()

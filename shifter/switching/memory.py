@@ -57,6 +57,10 @@ def usable(
     return {name: profile for name, profile in profiles.items() if name == first or fits(name)}
 
 
+class NoRoomError(EngineError):
+    """A budget has no room for a variant now; the variant itself may be sound."""
+
+
 class Memory:
     """What of a budget is taken. A thing counts as long as it exists: an engine, until the last
     request on it is answered.
@@ -69,10 +73,13 @@ class Memory:
         self.limit = limit
         self._lock = threading.Lock()
         self._bytes: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+        self._counted = 0
+        self._stopped = threading.Event()
 
     def count(self, thing: object, nbytes: int) -> None:
         """From here on, until it is gone."""
         with self._lock:
+            self._counted += thing not in self._bytes
             self._bytes[thing] = nbytes
 
     @property
@@ -81,16 +88,47 @@ class Memory:
         with self._lock:
             return sum(self._bytes.values())
 
-    def wait_until_only(self, kept: Collection[object]) -> None:
-        """Returns once nothing that was counted exists but ``kept``; others have let go of the rest."""
-        known = {id(thing) for thing in kept}
+    @property
+    def gone(self) -> int:
+        """How many things were counted and exist no more."""
+        with self._lock:
+            return self._counted - len(self._bytes)
+
+    def wait_for_room(self, name: str, nbytes: int, kept: Collection[object], patience_s: float) -> None:
+        """Returns once ``nbytes`` more are within the limit, as others let go of what is not ``kept``.
+
+        Args:
+            name: of what is to take them, for messages.
+
+        Raises:
+            NoRoomError: if they are not even within it beside ``kept`` alone.
+            TimeoutError: if others held on to the rest for ``patience_s``, or waiting was stopped.
+        """
+        if self.limit is None:
+            return
+        known, end = {id(thing) for thing in kept}, time.monotonic() + patience_s
         waited = 0
-        while not self._things() <= known:
-            time.sleep(_POLL_S)
+        while True:
+            things, taken = self._things()
+            needed = taken + nbytes
+            if needed <= self.limit:
+                return
+            if things <= known:
+                raise NoRoomError(
+                    f"memory_bytes is {self.limit}: {name}, and what stays beside it, take {needed}"
+                )
+            if time.monotonic() >= end or self._stopped.wait(_POLL_S):
+                raise TimeoutError(
+                    f"memory_bytes is {self.limit}: {name}, and what requests are still on, take {needed}"
+                )
             waited += 1
             if waited % _POLLS_PER_COLLECTION == 0:
                 gc.collect()  # should an engine be part of a cycle
 
-    def _things(self) -> set[int]:
+    def stop(self) -> None:
+        """Nobody waits for room any more."""
+        self._stopped.set()
+
+    def _things(self) -> tuple[set[int], int]:
         with self._lock:
-            return {id(thing) for thing in self._bytes}
+            return {id(thing) for thing in self._bytes}, sum(self._bytes.values())

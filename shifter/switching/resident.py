@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from shifter.errors import EngineError
+from shifter.switching.backoff import Backoff
 from shifter.switching.engines import Engine, QuickEngine
-from shifter.switching.memory import Memory, building_bytes, smallest
+from shifter.switching.memory import Memory, building_bytes, smallest, usable
 from shifter.values import InputSpec, Profile, Variant
 
-_WARM_UP_RUNS = 1
+_WARM_UP_IMAGES = (1, 2)
+_PATIENCE_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class Resident:
         memory.count(portfolio, portfolio.deflated_bytes)
         self.ready: dict[str, Engine] = {}
         self._quick: list[str] = []
+        self._backoff = Backoff()
         self.make_ready(current, beside)
         # Replaced as a whole, never changed: who has read it holds a name and an engine that belong together.
         self.active = Active(current, self.ready[current])
@@ -98,57 +103,87 @@ class Resident:
             return (name,)
         active, first = self.profiles[self.active.name], smallest(self.profiles)
         pair = self.portfolio.deflated_bytes + active.memory_bytes + building_bytes(self.profiles[name])
-        return (name,) if pair <= self._memory.limit or name == first else (first, name)
+        if pair <= self._memory.limit or first in (name, self.active.name):
+            return (name,)
+        return (first, name)
 
     def make_ready(self, name: str, beside: Collection[object] = ()) -> None:
         """Inflates a variant, builds its engine and warms it up; within a budget, once there is room for it.
 
         Raises:
-            EngineError, PackageError, MemoryError: if it does not run on this node, or never has room.
+            EngineError, PackageError: if it does not run on this node.
+            NoRoomError, TimeoutError: if there is no room beside what stays, or none soon.
+            MemoryError: if there is not enough of it now.
         """
         if name in self.ready:
             return
         profile = self.profiles[name]
-        if self._memory.limit is not None:
-            self._memory.wait_until_only([self.portfolio, *self.ready.values(), *beside])
-            needed = self._memory.taken + building_bytes(profile)
-            if needed > self._memory.limit:
-                raise EngineError(
-                    f"memory_bytes is {self._memory.limit}: {name}, and what stays beside it, take {needed}"
-                )
+        kept = [self.portfolio, *self.ready.values(), *beside]
+        self._memory.wait_for_room(name, building_bytes(profile), kept, _PATIENCE_S)
         engine = self._build(self.portfolio.inflate(name))
         self._warm_up(engine)
         if isinstance(engine, QuickEngine):  # which needs the tensors as long as it is one
-            self._quick.append(name)
+            if name not in self._quick:
+                self._quick.append(name)
             self._memory.count(engine, building_bytes(profile))
         else:
             self._memory.count(engine, profile.memory_bytes)
         self.ready = {**self.ready, name: engine}
 
     def optimise(self) -> None:
-        """Makes engines that were built quickly as fast as they can be; requests are answered meanwhile."""
-        while self._quick:
-            name = self._quick.pop()
-            engine = self.ready.get(name)
-            if isinstance(engine, QuickEngine):
+        """Makes engines that were built quickly as fast as they can be; requests are answered meanwhile.
+
+        Each by a copy of it that takes its place: the quick one answers on if the other does not run, and
+        counts with its tensors until its last request is answered.
+        """
+        for name in self._quick[:]:
+            quick = self.ready.get(name)
+            if not isinstance(quick, QuickEngine):
+                self._quick.remove(name)
+            elif self._backoff.until(name) <= time.monotonic():
+                fast = copy.copy(quick)
                 try:
-                    engine.optimise()
+                    fast.optimise()
+                    self._warm_up(fast)
                 except (EngineError, MemoryError) as problem:
-                    _log.warning("%s stays as it was built quickly: %s", name, problem)
+                    self._backoff.failed(name, time.monotonic())
+                    _log.warning("%s stays as it was built quickly for now: %s", name, str(problem))
                 else:
-                    self._warm_up(engine)
-                    self._memory.count(engine, self.profiles[name].memory_bytes)
+                    self._backoff.worked(name)
+                    self._quick.remove(name)
+                    self._replace(name, quick, fast)
 
-    def keep(self, names: Iterable[str]) -> bool:
-        """Drops every engine but the active one and those of ``names``; whether there was one to drop."""
+    def _replace(self, name: str, quick: Engine, fast: Engine) -> None:
+        profile = self.profiles[name]
+        self._memory.count(fast, profile.memory_bytes)
+        self._memory.count(quick, profile.tensor_bytes)  # its session counted, and goes with it
+        self.ready = {**self.ready, name: fast}
+        if self.active.engine is quick:
+            self.active = Active(name, fast)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Drops every engine but the active one and those of ``names``."""
         kept = {self.active.name, *names}
-        before = len(self.ready)
         self.ready = {name: engine for name, engine in self.ready.items() if name in kept}
-        return len(self.ready) < before
 
-    def exclude(self, name: str) -> None:
-        """Takes out a variant that does not run on this node."""
-        del self.profiles[name]
+    def has_room(self, name: str) -> bool:
+        """Whether `make_ready` would find room at once."""
+        limit = self._memory.limit
+        return limit is None or self._memory.taken + building_bytes(self.profiles[name]) <= limit
+
+    def exclude(self, name: str) -> tuple[str, ...]:
+        """Takes out a variant that does not run on this node, and what cannot be reached without it.
+
+        Returns: all that is out.
+        """
+        before = self.profiles
+        others = {other: profile for other, profile in before.items() if other != name}
+        left = usable(others, self.portfolio.deflated_bytes, self._memory.limit)
+        if self.active.name not in left:  # beside which there is no room even for the smallest
+            left = {self.active.name: before[self.active.name]}
+        self.profiles = left
+        self.ready = {ready: engine for ready, engine in self.ready.items() if ready in left}
+        return tuple(other for other in before if other not in left)
 
     def ahead(self, free: int | None) -> tuple[str, ...]:
         """The neighbours in size of the active variant that the memory holds besides, smaller one first.
@@ -174,6 +209,15 @@ class Resident:
         return self.profiles[self.active.name].memory_bytes + engines + last <= free
 
     def _warm_up(self, engine: Engine) -> None:
-        image = np.zeros((1, *self.portfolio.input_spec.shape), np.float32)
-        for _ in range(_WARM_UP_RUNS):
-            engine.run(image)
+        """Runs it, and raises EngineError unless it answers as the portfolio declares."""
+        spec = self.portfolio.input_spec
+        for images in _WARM_UP_IMAGES:
+            logits = engine.run(np.zeros((images, *spec.shape), np.float32))
+            expected = (images, len(spec.classes))
+            if logits.dtype != np.float32 or logits.shape != expected:
+                raise EngineError(
+                    f"a variant answers {images} images with {logits.dtype} {logits.shape}: "
+                    f"it has to be float32 {expected}, one number for each declared class"
+                )
+            if not np.isfinite(logits).all():
+                raise EngineError(f"a variant answers {images} images of zeros with what is not finite")

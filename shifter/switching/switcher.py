@@ -71,6 +71,7 @@ class Switcher:
         self._servers = servers
         self._load = Load()
         self._times = ServiceTimes(profiles, calibration)
+        self._suspended: dict[str, float] = {}
         self._last_switch: float | None = None
         self._rises = _RISES
         self._time = 0.0
@@ -89,7 +90,7 @@ class Switcher:
             self._last_switch = self._time = seen.time
         regained = (seen.time - self._time) / (_DWELLS_PER_RISE * self._dwell) if self._dwell else _RISES
         self._rises, self._time = min(self._rises + regained, _RISES), seen.time
-        profiles = self._affordable(seen.free_bytes)
+        profiles = self._eligible(seen)
         if self.current not in profiles:
             return self._retreat(profiles, seen)
         chosen, reason = self.policy.choose(self._situation(profiles))
@@ -117,7 +118,7 @@ class Switcher:
             EngineError: if a fixed variant is not among ``profiles``.
         """
         new = copy.copy(self)
-        new._profiles = dict(profiles)
+        new._profiles, new._suspended = dict(profiles), {}
         new._times = self._times.renewed(profiles, calibration)
         new.current = self.current if self.current in profiles else self.policy.start(profiles)
         return new
@@ -130,6 +131,15 @@ class Switcher:
                 return False
             self._rises -= 1
         return True
+
+    def _eligible(self, seen: Observation) -> Mapping[str, Profile]:
+        """The variants that there is memory for, less the suspended; the current one if that leaves none."""
+        found = {
+            name: profile
+            for name, profile in self._affordable(seen.free_bytes).items()
+            if name == self.current or self._suspended.get(name, seen.time) <= seen.time
+        }
+        return found or {self.current: self._profiles[self.current]}
 
     def _affordable(self, free_bytes: int | None) -> Mapping[str, Profile]:
         """The variants that there is memory for; the one that takes the least, if there are none."""
@@ -165,6 +175,10 @@ class Switcher:
             answered=load.answered,
             servers=servers,
         )
+
+    def suspend(self, variant: str, until: float) -> None:
+        """Does without a variant for some time: it could not be made ready, though it may run here."""
+        self._suspended[variant] = until
 
     def exclude(self, variant: str, serving: str) -> None:
         """Takes out a variant that turned out not to run on this node; ``serving`` still serves."""

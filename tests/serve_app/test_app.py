@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -183,8 +184,6 @@ class Gate:
     """An engine that answers when it is told to."""
 
     def __init__(self, engine: Any) -> None:
-        import threading
-
         self.engine, self.open, self.entered = engine, threading.Event(), threading.Event()
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -282,6 +281,44 @@ def test_a_service_that_can_no_longer_decide_is_ill(portfolio: Portfolio) -> Non
                     break
             with pytest.raises(RuntimeError, match="a fault of ours"):
                 service.check()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("memory_bytes", [None, 10**9])
+def test_requests_inside_are_answered_before_the_service_ends(
+    portfolio: Portfolio, memory_bytes: int | None
+) -> None:
+    """Those that are still being decoded as well, and though a newer portfolio was taken over."""
+    newer = Portfolio.open(other_portfolio(portfolio))
+
+    async def scenario() -> None:
+        settings = Settings(portfolio="x.zip", memory_bytes=memory_bytes, decide_every_s=0.01)
+        decoding = threading.Event()
+        async with EdgeService(portfolio, settings) as service:
+            service._codec.submit(decoding.wait, 60)
+            body = encode(PIXELS[:2])
+            inside = [asyncio.create_task(service.predict(body, "application/json")) for _ in range(5)]
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(service._host.take_over, newer)
+            asyncio.get_running_loop().call_later(0.2, decoding.set)
+        assert {answer.portfolio for answer in await asyncio.gather(*inside)} == {portfolio.digest}
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_stays_inside_ends_the_service_late_but_ends_it(
+    portfolio: Portfolio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.service._DRAIN_S", 0.05)
+
+    async def scenario() -> None:
+        service = EdgeService(portfolio, Settings(portfolio="x.zip"))
+        with service._host.request():
+            async with service:
+                pass
+        assert service._host.queue == 0
 
     asyncio.run(scenario())
 

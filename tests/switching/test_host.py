@@ -45,15 +45,15 @@ class Tour:
 
 
 class Counted:
-    """Builds real engines, and knows which still exist."""
+    """Builds real engines, and knows whose sessions still exist."""
 
     def __init__(self) -> None:
-        self.alive: weakref.WeakSet[OnnxEngine] = weakref.WeakSet()
+        self.alive: weakref.WeakSet[object] = weakref.WeakSet()
         self.built: list[str] = []
 
     def __call__(self, variant: Variant) -> OnnxEngine:
         engine = OnnxEngine(variant.graph, variant.tensors)
-        self.alive.add(engine)
+        self.alive.add(engine._loaded.session)
         self.built.append(variant.name)
         return engine
 
@@ -126,7 +126,7 @@ class GatedEngine:
         self._engine, self._gated = OnnxEngine(variant.graph, variant.tensors), gated
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        if len(images) == 2:
+        if len(images) == 2 and images.any():  # which no warm-up is
             self._gated.entered.set()
             assert self._gated.gate.wait(60)
         return self._engine.run(images)
@@ -258,13 +258,78 @@ def test_a_variant_that_does_not_run_leaves_the_old_one_serving(portfolio: Portf
     with Host(
         portfolio, Switcher(portfolio.profiles, Slo(10.0), dwell=0.0), reluctant, ahead_bytes=0
     ) as host:
-        host.tick()
+        decision = host.tick()
+        assert decision.variant == "v2"
+        assert decision.reason == host.status().reason == "v4 cannot serve: EngineError: not on this node"
         assert submit(host, IMAGES).result().variant == "v2"
         (failed,) = host.status().switches
         assert (failed.before, failed.after, failed.error) == ("v2", "v4", "EngineError: not on this node")
         host.tick()
         assert host.active == "v3"  # the best of those that run
         assert len(host.status().switches) == 2
+
+
+class Short:
+    """Builds real engines, while there is memory for them; there always is for v2."""
+
+    def __init__(self) -> None:
+        self.has_memory, self.tried = False, []
+
+    def __call__(self, variant: Variant) -> OnnxEngine:
+        self.tried.append(variant.name)
+        if not self.has_memory and variant.name != "v2":
+            raise MemoryError("for a moment")
+        return OnnxEngine(variant.graph, variant.tensors)
+
+
+def test_what_cannot_be_inflated_ahead_for_want_of_memory_is_tried_again(portfolio: Portfolio) -> None:
+    build, now = Short(), [0.0]
+    switcher = Switcher(portfolio.profiles, Tour("v2"), dwell=0.0)
+    with Host(portfolio, switcher, build, clock=lambda: now[0]) as host:
+        for now[0] in (0.0, 0.1, 0.9, 1.0, 1.1, 2.9):
+            host.tick()
+        assert build.tried == ["v2", "v1", "v3", "v1", "v3"]
+        assert host.status().usable == ("v0", "v1", "v2", "v3", "v4")
+        build.has_memory = True
+        now[0] = 3.1
+        host.tick()
+        assert set(host.status().ready) == {"v1", "v2", "v3"}
+
+
+def test_a_switch_that_fails_for_want_of_memory_is_tried_again(portfolio: Portfolio) -> None:
+    build, now = Short(), [0.0]
+    switcher = Switcher(portfolio.profiles, Slo(10.0), dwell=0.0)
+    with Host(portfolio, switcher, build, ahead_bytes=0, clock=lambda: now[0]) as host:
+        for now[0] in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
+            assert host.tick().variant == host.active == "v2"
+        assert build.tried == ["v2", "v4", "v3"]
+        build.has_memory = True
+        now[0] = 1.1
+        assert host.tick().variant == host.active == "v4"
+        assert host.status().usable == ("v0", "v1", "v2", "v3", "v4")
+
+
+class Unfit:
+    """Quick engines that no longer answer once they are optimised."""
+
+    def __init__(self, variant: Variant) -> None:
+        self._engine, self._is_fast = OnnxEngine(variant.graph, variant.tensors, quick=True), False
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        if self._is_fast:
+            raise EngineError("out of memory")
+        return self._engine.run(images)
+
+    def optimise(self) -> None:
+        self._is_fast = True
+
+
+def test_a_quick_engine_whose_fast_one_does_not_answer_serves_on(portfolio: Portfolio) -> None:
+    with Host(portfolio, Switcher(portfolio.profiles, Tour("v2", "v4"), dwell=0.0), Unfit) as host:
+        for name in ("v2", "v4", "v2"):
+            assert host.tick().variant == name
+            assert submit(host, IMAGES).result().variant == name
+        assert all(switch.error is None for switch in host.status().switches)
 
 
 def test_what_is_served_reaches_the_switcher(portfolio: Portfolio) -> None:

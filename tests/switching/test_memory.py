@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 
 from shifter.errors import EngineError
 from shifter.portfolio import Portfolio, pack
+from shifter.switching.backoff import Backoff
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.engines import make_engine
 from shifter.switching.host import Host
 from shifter.switching.initialise import initialise
-from shifter.switching.memory import Memory, building_bytes, usable
+from shifter.switching.memory import Memory, NoRoomError, building_bytes, usable
 from shifter.switching.policies import Fixed, Situation, Slo
 from shifter.switching.switcher import Switcher
 from shifter.values import InputSpec, Profile, Variant
@@ -88,8 +90,21 @@ def test_what_is_counted_counts_until_it_is_gone() -> None:
     held = [second]
     threading.Timer(0.05, held.clear).start()
     del second
-    memory.wait_until_only([first])
-    assert memory.taken == 30
+    memory.wait_for_room("v1", 70, [first], patience_s=60)
+    assert (memory.taken, memory.gone) == (30, 1)
+    with pytest.raises(NoRoomError, match=r"memory_bytes is 100: v1, .* take 101"):
+        memory.wait_for_room("v1", 71, [first], patience_s=60)
+
+
+def test_room_that_others_hold_is_waited_for_until_it_takes_too_long_or_is_stopped() -> None:
+    memory, held = Memory(100), Portfolio.__new__(Portfolio)
+    memory.count(held, 30)
+    memory.wait_for_room("v1", 70, [], patience_s=0)  # there is room besides
+    with pytest.raises(TimeoutError, match="requests are still on, take 101"):
+        memory.wait_for_room("v1", 71, [], patience_s=0.01)
+    threading.Timer(0.05, memory.stop).start()
+    with pytest.raises(TimeoutError):
+        memory.wait_for_room("v1", 71, [], patience_s=600)
 
 
 class Ledger:
@@ -209,7 +224,7 @@ class HeldEngine:
         self._engine, self._held = OnnxEngine(variant.graph, variant.tensors), held
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        if len(images) == 2:
+        if len(images) == 2 and images.any():  # which no warm-up is
             self._held.entered.set()
             assert self._held.gate.wait(60)
         return self._engine.run(images)
@@ -234,3 +249,175 @@ def test_an_engine_that_a_request_is_on_counts_until_it_is_answered(portfolio: P
         assert started.result().variant == "v2"
         ticking.join(60)
         assert host.active == "v4"
+
+
+def test_room_that_there_is_is_not_waited_for(portfolio: Portfolio) -> None:
+    build = Held()
+    switcher = Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0)
+    with Host(portfolio, switcher, build, servers=2, memory_bytes=10**12) as host:
+        started = submit(host, IMAGES[:2])
+        assert build.entered.wait(60)
+        assert [host.tick().variant for _ in range(2)] == ["v0", "v4"]
+        assert not started.done()
+        build.gate.set()
+        assert started.result().variant == "v2"
+
+
+def test_a_request_that_keeps_the_room_puts_a_switch_off(
+    portfolio: Portfolio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shifter.switching.resident._PATIENCE_S", 0.01)
+    build, now = Held(), [0.0]
+    memory_bytes = portfolio.deflated_bytes + 2400
+    with Host(
+        portfolio,
+        Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0),
+        build,
+        servers=2,
+        memory_bytes=memory_bytes,
+        ahead_bytes=0,
+        clock=lambda: now[0],
+    ) as host:
+        started = submit(host, IMAGES[:2])
+        assert build.entered.wait(60)
+        assert host.tick().variant == "v0"
+        assert host.tick().variant == "v0"
+        assert "v4 cannot serve: TimeoutError: " in host.status().reason
+        build.gate.set()
+        assert started.result().variant == "v2"
+        host.tick()
+        assert host.tick().variant == host.active == "v4"
+        assert set(host.status().usable) == set(portfolio.names)
+
+
+def test_a_host_that_is_closed_waits_for_no_room(portfolio: Portfolio) -> None:
+    build = Held()
+    switcher = Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0)
+    host = Host(portfolio, switcher, build, memory_bytes=portfolio.deflated_bytes + 2400, ahead_bytes=0)
+    with host.request():  # it holds on to no engine, so that the other request alone does
+        started = submit(host, IMAGES[:2])
+        assert build.entered.wait(60)
+        host.tick()
+        ticking = threading.Thread(target=host.tick)
+        ticking.start()
+        closing = threading.Thread(target=host.close)
+        closing.start()
+        ticking.join(5)
+        assert not ticking.is_alive()
+        build.gate.set()
+        assert started.result().variant == "v2"
+        closing.join(60)
+    assert host.active == "v0"
+
+
+def test_the_heap_is_trimmed_whenever_an_engine_is_let_go(
+    portfolio: Portfolio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr("shifter.switching.host.trim", lambda: trims.append(1))
+    build = Held()
+    switcher = Switcher(portfolio.profiles, Tour("v0"), dwell=0.0)
+    with Host(portfolio, switcher, build, servers=2, ahead_bytes=0) as host:
+        started = submit(host, IMAGES[:2])
+        assert build.entered.wait(60)
+        for _ in range(5):
+            host.tick()
+        assert not trims
+        build.gate.set()
+        started.result()
+        host.tick()
+        assert trims
+
+
+def test_where_the_smallest_does_not_run_what_cannot_be_reached_without_it_is_out(
+    variants: dict[str, Variant],
+) -> None:
+    portfolio = sized(variants, v0=100, v1=1000, v2=1000, v3=200)
+    memory_bytes = portfolio.deflated_bytes + 1650
+
+    def build(variant: Variant) -> OnnxEngine:
+        if variant.name == "v0":
+            raise EngineError("not on this node")
+        return OnnxEngine(variant.graph, variant.tensors)
+
+    profiles = usable(portfolio.profiles, portfolio.deflated_bytes, memory_bytes)
+    assert list(profiles) == ["v0", "v1", "v2", "v3"]
+    switcher = Switcher(profiles, Largest(), dwell=0.0)
+    switcher.current = "v1"
+    with Host(portfolio, switcher, build, memory_bytes=memory_bytes, ahead_bytes=0) as host:
+        switcher.policy = Tour("v0", "v2", "v1", "v3")
+        assert host.tick().variant == "v1"
+        assert host.status().usable == ("v1", "v2", "v3")
+        for name in ("v2", "v1", "v3"):
+            assert host.tick().variant == host.active == name
+        passed = [(switch.before, switch.after) for switch in host.status().switches if not switch.error]
+        assert passed == [("v1", "v3"), ("v3", "v2"), ("v2", "v3"), ("v3", "v1"), ("v1", "v3")]
+
+
+def test_without_the_smallest_only_what_serves_stays_if_it_has_no_room_for_others(
+    variants: dict[str, Variant],
+) -> None:
+    portfolio = sized(variants, v0=100, v1=1000, v2=1000)
+
+    def build(variant: Variant) -> OnnxEngine:
+        if variant.name == "v0":
+            raise EngineError("not on this node")
+        return OnnxEngine(variant.graph, variant.tensors)
+
+    memory_bytes = portfolio.deflated_bytes + 1500
+    switcher = Switcher(portfolio.profiles, Largest(), dwell=0.0)
+    switcher.current = "v1"
+    with Host(portfolio, switcher, build, memory_bytes=memory_bytes) as host:
+        assert [host.tick().variant for _ in range(3)] == ["v1"] * 3
+        assert host.status().usable == ("v1",)
+        assert all(switch.error for switch in host.status().switches)
+
+
+class Reluctant(HeldEngine):
+    """Has no memory to be optimised at first."""
+
+    tries = 0
+
+    def optimise(self) -> None:
+        Reluctant.tries += 1
+        if Reluctant.tries == 1:
+            raise MemoryError("for a moment")
+
+
+def test_an_engine_that_keeps_its_tensors_for_now_costs_no_neighbour(
+    variants: dict[str, Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shifter.switching.resident.Backoff", lambda: Backoff(0.0, 0.0))
+    portfolio, held = sized(variants, v0=1000, v1=1000, v2=1000), Held()
+    Reluctant.tries = 0
+    switcher = Switcher(portfolio.profiles, Tour("v1"), dwell=0.0)
+    memory_bytes = portfolio.deflated_bytes + 3400
+    with Host(portfolio, switcher, lambda v: Reluctant(v, held), memory_bytes=memory_bytes) as host:
+        for _ in range(3):
+            host.tick()
+        assert host.status().usable == ("v0", "v1", "v2")
+        assert set(host.status().ready) == {"v0", "v1", "v2"}
+        assert host.status().memory_bytes == portfolio.deflated_bytes + 3000
+
+
+class QuickHeld(HeldEngine):
+    def __init__(self, variant: Variant, held: Held) -> None:
+        super().__init__(variant, held)
+        self._engine = OnnxEngine(variant.graph, variant.tensors, quick=True)
+
+    def optimise(self) -> None:
+        self._engine = copy.copy(self._engine)
+        self._engine.optimise()
+
+
+def test_the_tensors_that_a_request_reads_count_until_it_is_answered(portfolio: Portfolio) -> None:
+    held = Held()
+    switcher = Switcher(portfolio.profiles, Fixed("v2"))
+    with Host(portfolio, switcher, lambda variant: QuickHeld(variant, held), ahead_bytes=0) as host:
+        started = submit(host, IMAGES[:2])
+        assert held.entered.wait(60)
+        host.tick()
+        assert host.status().memory_bytes == portfolio.deflated_bytes + 1000 + 400
+        held.gate.set()
+        started.result()
+        assert host.status().memory_bytes == portfolio.deflated_bytes + 1000

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from shifter.errors import EngineError, PackageError
@@ -17,7 +18,7 @@ from shifter.switching.engine import OnnxEngine
 from shifter.switching.host import Host
 from shifter.switching.initialise import initialise
 from shifter.switching.policies import Fixed, Slo
-from shifter.switching.switcher import Observation, Switcher
+from shifter.switching.switcher import Observation, Service, Switcher
 from shifter.values import InputSpec, Variant
 
 from .conftest import TENSOR_BYTES, _network, of_tensors
@@ -115,15 +116,24 @@ def test_requests_inside_finish_on_the_old_one(portfolio: Portfolio, make: Makin
 
 
 def test_what_is_known_of_the_load_and_the_node_stays_known(portfolio: Portfolio, make: Making) -> None:
-    """The new one's variants are as profiled, whatever the old one's took."""
+    """As one that was there all the time knows it, and one that is new does not."""
+    newer = make(1)
     switcher = Switcher(portfolio.profiles, Slo(0.05), dwell=0.0)
+    forgetful = Switcher(newer.profiles, Slo(0.05), dwell=0.0)
     with Host(portfolio, switcher, Gated()) as host:
+        slow = (Service("v2", 1, 10 * portfolio.profiles["v2"].latency.p50_ms / 1e3, 0.5),) * 20
         for second in range(4):
-            switcher.observe(Observation(float(second), requests=80))
-        host.take_over(make(1))
+            switcher.observe(Observation(float(second), requests=80, services=slow))
+        host.take_over(newer)
         renewed = host._switcher
         assert renewed is not switcher
-        assert renewed.observe(Observation(4.0, requests=80)).rate == pytest.approx(80)
+        # The node takes ten times as long as profiled, and decoding comes to it.
+        assert (forgetful._times.overhead, forgetful._times.predict("v2", 1)) == (0, pytest.approx(0.001))
+        assert renewed._times.overhead > 0.1
+        assert renewed._times.predict("v2", 1) - renewed._times.overhead > 0.003
+        quiet = Observation(4.0, requests=8)
+        assert forgetful.observe(quiet).rate == pytest.approx(8)
+        assert renewed.observe(quiet).rate > 20
 
 
 def test_what_the_old_one_answers_afterwards_teaches_nothing_of_the_new_one(
@@ -208,6 +218,53 @@ def damaged(make: Making) -> Portfolio:
     victim = whole.manifest.variants[-1].tensors[1].entry.encode()
     at = data.index(victim) + len(victim) + 20
     return Portfolio.open(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+
+
+def seven_logits(variant: Variant) -> Variant:
+    model, tensors = onnx.ModelProto.FromString(variant.graph), dict(variant.tensors)
+    for initializer in model.graph.initializer:
+        if initializer.name.startswith("classifier"):
+            shape = (7, *tensors[initializer.name].shape[1:])
+            tensors[initializer.name] = np.ones(shape, np.float32)
+            initializer.dims[:] = shape
+            length = next(entry for entry in initializer.external_data if entry.key == "length")
+            length.value = str(tensors[initializer.name].nbytes)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+    return replace(variant, graph=model.SerializeToString(), tensors=tensors)
+
+
+def one_image_at_a_time(variant: Variant) -> Variant:
+    model = onnx.ModelProto.FromString(variant.graph)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    return replace(variant, graph=model.SerializeToString())
+
+
+def not_a_number(variant: Variant) -> Variant:
+    bias = np.array([0, np.nan, 0], np.float32)
+    return replace(variant, tensors={**variant.tensors, "classifier.bias": bias})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (seven_logits, r"answers 1 images with float32 \(1, 7\): it has to be float32 \(1, 3\)"),
+        (one_image_at_a_time, r"cannot answer float32 images of shape \(2, 1, 6, 6\)"),
+        (not_a_number, "not finite"),
+    ],
+)
+def test_one_that_answers_otherwise_than_it_declares_is_refused(
+    portfolio: Portfolio, make: Making, spoil: Callable[[Variant], Variant], says: str
+) -> None:
+    good = make(1)
+    bad = Portfolio.open(
+        pack([spoil(good.inflate(name)) for name in good.names], SPEC, model="tiny", provenance={})
+    )
+    with initialise(portfolio, Slo(0.05)) as host:
+        with pytest.raises(EngineError, match=says):
+            host.take_over(bad)
+        assert submit(host, IMAGES).result().portfolio == portfolio.digest
+    with pytest.raises(EngineError, match=says):
+        initialise(bad, Slo(0.05))
 
 
 def test_one_without_the_fixed_variant_is_refused(portfolio: Portfolio, make: Making) -> None:
