@@ -20,7 +20,7 @@ from shifter.pruning.memory import measure_memory
 from shifter.pruning.profile import measure_alternating, measure_latencies, summarise
 from shifter.switching.calibration import BatchTime, ThreadTimes, VariantTimes
 from shifter.switching.engine import OnnxEngine
-from shifter.switching.engines import Engine, QuickEngine, make_engine
+from shifter.switching.engines import Engine, QuickEngine, make_engine, ready
 from shifter.values import Latency, Profile, Variant
 
 ROOM = 2**30
@@ -28,7 +28,6 @@ ROOM = 2**30
 FEWEST = 20
 """Samples of what takes long, if as many are wanted of anything."""
 _SWITCHES = 7
-_WARM_UP_RUNS = 2
 
 Say = Callable[[str], None]
 
@@ -94,7 +93,7 @@ def measure_variants(
     refused: dict[str, str] = {}
     for name in portfolio.names:
         try:
-            switches[name] = _measure_switch(portfolio, name, images[:1])
+            switches[name] = _measure_switch(portfolio, name)
             variant = portfolio.inflate(name)
             memory[name] = measure_memory(OnnxEngine, variant.graph, variant.tensors, images)
         except (EngineError, MemoryError) as problem:
@@ -130,16 +129,14 @@ def groups(memory: Mapping[str, int], room: int) -> Iterator[list[str]]:
     yield group
 
 
-def _measure_switch(portfolio: Portfolio, name: str, image: NDArray[np.float32]) -> dict[str, Latency]:
+def _measure_switch(portfolio: Portfolio, name: str) -> dict[str, Latency]:
     """Milliseconds to inflate, to build and warm up, and of both, until it may answer."""
     inflating, building, both = [], [], []
     for _ in range(_SWITCHES):
         begin = time.perf_counter()
         variant = portfolio.inflate(name)
         inflated = time.perf_counter()
-        engine = make_engine()(variant)
-        for _ in range(_WARM_UP_RUNS):
-            engine.run(image)
+        engine = ready(variant, portfolio.input_spec.shape, make_engine())
         done = time.perf_counter()
         inflating.append(1e3 * (inflated - begin))
         building.append(1e3 * (done - inflated))

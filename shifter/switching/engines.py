@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -157,6 +157,25 @@ class EngineMaker:
 
     def _told(self) -> str:
         return "; ".join(f"provider {name!r}: {why}" for name, why in self._forgone.items())
+
+
+def ready(variant: Variant, shape: tuple[int, int, int], build: Callable[[Variant], Engine]) -> Engine:
+    """The engine of an inflated variant, warmed up: what a switch waits for, besides inflating.
+
+    Args:
+        shape: of one image (channels, height, width).
+
+    Raises:
+        EngineError: if it cannot be built, or does not answer.
+    """
+    engine = build(variant)
+    warm_up(engine, shape)
+    return engine
+
+
+def warm_up(engine: Engine, shape: tuple[int, int, int]) -> None:
+    """One image, which is enough."""
+    engine.run(np.zeros((1, *shape), np.float32))
 
 
 def make_engine(

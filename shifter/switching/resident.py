@@ -6,14 +6,10 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from shifter.errors import EngineError
-from shifter.switching.engines import Engine, QuickEngine
+from shifter.switching.engines import Engine, QuickEngine, ready, warm_up
 from shifter.switching.memory import Memory, building_bytes, smallest
 from shifter.values import InputSpec, Profile, Variant
-
-_WARM_UP_RUNS = 1
 
 _log = logging.getLogger(__name__)
 
@@ -116,8 +112,7 @@ class Resident:
                 raise EngineError(
                     f"memory_bytes is {self._memory.limit}: {name}, and what stays beside it, take {needed}"
                 )
-        engine = self._build(self.portfolio.inflate(name))
-        self._warm_up(engine)
+        engine = ready(self.portfolio.inflate(name), self.portfolio.input_spec.shape, self._build)
         if isinstance(engine, QuickEngine):  # which needs the tensors as long as it is one
             self._quick.append(name)
             self._memory.count(engine, building_bytes(profile))
@@ -136,7 +131,7 @@ class Resident:
                 except (EngineError, MemoryError) as problem:
                     _log.warning("%s stays as it was built quickly: %s", name, problem)
                 else:
-                    self._warm_up(engine)
+                    warm_up(engine, self.portfolio.input_spec.shape)
                     self._memory.count(engine, self.profiles[name].memory_bytes)
 
     def keep(self, names: Iterable[str]) -> bool:
@@ -172,8 +167,3 @@ class Resident:
         # Any of them may be the one that is built last.
         last = max(profile.tensor_bytes for profile in profiles)
         return self.profiles[self.active.name].memory_bytes + engines + last <= free
-
-    def _warm_up(self, engine: Engine) -> None:
-        image = np.zeros((1, *self.portfolio.input_spec.shape), np.float32)
-        for _ in range(_WARM_UP_RUNS):
-            engine.run(image)

@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from benchmarks import service_samples
+from jobs import node_times
 from shifter.errors import EngineError
 from shifter.portfolio import Portfolio
 from shifter.switching import engines
@@ -219,3 +221,30 @@ def test_a_host_optimises_what_serves_and_what_is_built_ahead(package: bytes) ->
         assert len(ready) == 3
         assert not any(isinstance(one, OnnxEngine) and one.is_quick for one in ready)
         np.testing.assert_allclose(engine.run(IMAGES), before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_switch_is_measured_as_it_is_made(package: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a calibration and the benchmarks as by the host: built, and one image to warm up."""
+    seen: list[int] = []
+
+    class Counted:
+        def run(self, images: np.ndarray) -> np.ndarray:
+            seen.append(len(images))
+            return np.zeros((len(images), 3), np.float32)
+
+    def build(variant: Variant) -> Counted:
+        seen.append(0)
+        return Counted()
+
+    portfolio = Portfolio.open(package)
+    with initialise(portfolio, Told(), build=build):
+        by_host = seen.copy()
+    seen.clear()
+    monkeypatch.setattr(node_times, "make_engine", lambda: build)
+    node_times._measure_switch(portfolio, "v3")
+    assert seen == node_times._SWITCHES * by_host
+    seen.clear()
+    service_samples.measure(portfolio, build, calls=4, switches=2)
+    switches = 2 * len(portfolio.names) * by_host
+    assert seen[: len(switches) + 1] == [*switches, 1]
+    assert seen.count(0) == 2 * len(portfolio.names)
