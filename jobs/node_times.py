@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from shifter.errors import EngineError
 from shifter.portfolio import Portfolio
 from shifter.pruning.memory import measure_memory
-from shifter.pruning.profile import measure_alternating, measure_latencies, summarise
-from shifter.switching.calibration import BatchTime, ThreadTimes, VariantTimes
+from shifter.pruning.profile import measure_alternating, summarise, time_in_turns
+from shifter.switching.calibration import BatchTime, ThreadTimes, VariantTimes, mean_of
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.engines import Engine, QuickEngine, make_engine, ready
 from shifter.values import Latency, Profile, Variant
@@ -164,10 +164,11 @@ def _measure_threads(
         hot: dict[str, list[BatchTime]] = {name: [] for name in group}
         for size in plan.batches:
             of_group = {name: engines[name] for name in group}
-            latencies = measure_latencies(of_group, images[:size], plan.samples_of(size))
-            for name, latency in latencies.items():
-                hot[name].append(BatchTime(images=size, latency=latency))
-            say(f"{_count(threads, 'thread')}, {_count(size, 'image')}: {_told(latencies)}")
+            for name, times in time_in_turns(of_group, images[:size], plan.samples_of(size)).items():
+                latency = summarise(times)
+                hot[name].append(BatchTime(images=size, latency=latency, mean_ms=mean_of(times)))
+            said = _told({name: hot[name][-1].latency for name in group})
+            say(f"{_count(threads, 'thread')}, {_count(size, 'image')}: {said}")
         alternating: dict[str, Latency] = {}
         if len(loaded) > 1:
             alternating = measure_alternating(engines, images[:1], plan.samples_alternating)
