@@ -255,7 +255,7 @@ def _utc(time: float) -> str:
 def _policy(settings: Settings) -> Policy:
     if settings.variant is not None:
         return Fixed(settings.variant)
-    return Trend() if settings.policy == "trend" else Slo(settings.objective_ms / 1e3)
+    return Trend() if settings.objective_ms is None else Slo(settings.objective_ms / 1e3)
 
 
 def _timed(function: Any, *arguments: Any) -> tuple[Any, float]:
