@@ -24,6 +24,7 @@ import numpy as np
 from serve_app.protocol import answer, decode
 from serve_app.settings import Settings
 from shifter.errors import OverloadError, StoreError
+from shifter.place import scheme_of
 from shifter.portfolio import Portfolio
 from shifter.portfolio.source import Source
 from shifter.switching.calibration import Calibration, Found, find_calibration
@@ -72,7 +73,7 @@ class EdgeService:
             version = source.version()  # first: should a newer one come in between, it is found later
             portfolio = source.open()
         except StoreError as error:
-            if "://" in settings.portfolio or Path(settings.portfolio).is_absolute():
+            if scheme_of(settings.portfolio) or Path(settings.portfolio).is_absolute():
                 raise
             begins = "begins where the node was started ('ray start') or 'serve run' was called"
             raise StoreError(f"{error}; a relative path {begins}") from error

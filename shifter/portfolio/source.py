@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shifter.errors import PackageError, StoreError
+from shifter.place import scheme_of
 
 if TYPE_CHECKING:
     from shifter.portfolio.package import Portfolio
@@ -42,7 +43,7 @@ class Source:
         if digest is not None:
             return digest
         try:
-            if _is_in_bucket(package):
+            if scheme_of(package):
                 uri, name = _parted(package)
                 return self._store(uri).version(name)
             about = Path(package).stat()
@@ -75,7 +76,7 @@ class Source:
     def _find(self) -> tuple[str, str | None]:
         """The package that is meant, and its sha256 if a run names it."""
         place = self.place
-        if _is_in_bucket(place):
+        if scheme_of(place):
             if place.endswith(".zip"):
                 return place, None
         else:
@@ -102,7 +103,7 @@ class Source:
 
     def _read(self, package: str) -> bytes:
         try:
-            if not _is_in_bucket(package):
+            if scheme_of(package) is None:
                 return Path(package).read_bytes()
             uri, name = _parted(package)
             return self._store(uri).read(name)
@@ -121,10 +122,6 @@ def _unreadable(package: str, error: OSError) -> StoreError:
     return StoreError(
         f"no portfolio can be read at {package}: {error.strerror or error}; give a .zip or a run's folder"
     )
-
-
-def _is_in_bucket(place: str) -> bool:
-    return re.match("s3:/", place, re.IGNORECASE) is not None
 
 
 def _parted(place: str) -> tuple[str, str]:

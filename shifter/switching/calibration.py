@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from shifter.disk import Disk
 from shifter.errors import CalibrationError, StoreError
 from shifter.node import Node, this_node
+from shifter.place import scheme_of
 from shifter.switching.ratios import OUTLIER
 from shifter.user_cache import cache_folder
 from shifter.values import Latency, Profile
@@ -275,7 +276,7 @@ def calibration_paths(digest: str, package: str, node: Node) -> list[Path]:
     """
     kind = hashlib.sha256(json.dumps([node.cpu, node.cores]).encode()).hexdigest()[:8]
     name = f"{digest}.{kind}{_SUFFIX}"
-    beside = [] if "://" in package else [Path(package).absolute().parent / name]
+    beside = [] if scheme_of(package) else [Path(package).absolute().parent / name]
     return [*beside, cache_folder() / "calibrations" / name]
 
 

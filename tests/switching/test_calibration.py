@@ -138,7 +138,10 @@ def test_it_lies_beside_the_package_or_else_in_the_users_cache(tmp_path: Path, c
     assert beside.parent == package.parent
     assert cached == cache / beside.name
     assert DIGEST in beside.name
-    assert calibration_paths(DIGEST, "s3://bucket/portfolio.zip", NODE) == [cached]
+    for address in ("s3://bucket/portfolio.zip", "S3://bucket/portfolio.zip", "s3:/bucket/portfolio.zip"):
+        assert calibration_paths(DIGEST, address, NODE) == [cached]
+    odd = calibration_paths(DIGEST, str(tmp_path / "a://b" / "portfolio.zip"), NODE)
+    assert odd[0].parent == tmp_path / "a:" / "b"
     other, _ = calibration_paths(DIGEST, str(package), replace(NODE, cores=8))
     assert other != beside
 
