@@ -21,7 +21,7 @@ EngineKind = Literal["onnxruntime", "torch"]
 _log = logging.getLogger(__name__)
 
 # As ONNX Runtime and torch say it, of a device's memory.
-_FULL = re.compile("out of memory|failed to allocate|bad_alloc", re.IGNORECASE)
+_FULL = re.compile("out of memory|failed to allocate|smaller than requested|bad_alloc", re.IGNORECASE)
 
 
 class Engine(Protocol):
