@@ -5,26 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from shifter.portfolio import Portfolio
-from shifter.switching.engine import OnnxEngine
+from shifter.switching.engines import Engine, QuickEngine, make_engine, ready
 from shifter.switching.samples import ServiceSamples
 from shifter.values import Exactness, Latency, Profile, Variant
 
 _WARM_UP = 10
 # Milliseconds, accuracy: what is assumed where no portfolio is at hand.
 STATED = ((1.0, 0.80), (2.0, 0.85), (4.0, 0.89), (8.0, 0.92), (16.0, 0.94))
-
-
-class Engine(Protocol):
-    """What runs a variant."""
-
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Logits of a batch."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -52,29 +43,30 @@ class Measured:
         return Measured(each(self.hot), each(self.alternating), self.cold)
 
 
-def on_one_core(variant: Variant) -> Engine:
-    """As a service has it."""
-    return OnnxEngine(variant.graph, variant.tensors)
-
-
 def measure(
     portfolio: Portfolio,
-    build: Callable[[Variant], Engine] = on_one_core,
+    build: Callable[[Variant], Engine] | None = None,
     calls: int = 400,
     switches: int = 5,
 ) -> Measured:
-    """All variants in turns, in this process."""
+    """All variants in turns, in this process; switches as `Host` makes them, calls once they are optimised.
+
+    Args:
+        build: by default as a service builds, for one core.
+    """
+    build = build or make_engine()
     image = np.random.default_rng(0).random((1, *portfolio.input_spec.shape)).astype(np.float32)
     engines: dict[str, Engine] = {}
     cold: dict[str, list[float]] = {name: [] for name in portfolio.profiles}
     for _ in range(switches):
         for name in portfolio.profiles:
             began = time.perf_counter()
-            engine = build(portfolio.inflate(name))
-            for _ in range(2):  # as `Host` warms up
-                engine.run(image)
+            engine = ready(portfolio.inflate(name), portfolio.input_spec, build)
             cold[name].append(time.perf_counter() - began)
             engines[name] = engine
+    for engine in engines.values():
+        if isinstance(engine, QuickEngine):
+            engine.optimise()
     alternating: dict[str, list[float]] = {name: [] for name in engines}
     hot: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(calls):

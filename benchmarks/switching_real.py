@@ -20,7 +20,7 @@ from shifter.switching.engine import OnnxEngine
 from shifter.switching.figures import Figures
 from shifter.switching.host import Answer, Host
 from shifter.switching.samples import ServiceSamples
-from shifter.switching.simulate import SwitchCosts, simulate
+from shifter.switching.simulator import SwitchCosts, simulate
 from shifter.switching.switcher import Switcher
 from shifter.switching.trace import SECOND, draw_requests, read_trace, scale_to_peak
 from shifter.values import Variant

@@ -27,7 +27,7 @@ from shifter.switching.figures import Figures
 from shifter.switching.oracle import oracle
 from shifter.switching.policies import Fixed, Policy, Slo, Trend
 from shifter.switching.samples import ServiceSamples
-from shifter.switching.simulate import SwitchCosts, simulate
+from shifter.switching.simulator import SwitchCosts, simulate
 from shifter.switching.trace import read_trace, scale_to_peak
 from shifter.values import Profile
 

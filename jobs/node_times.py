@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from shifter.errors import EngineError
 from shifter.portfolio import Portfolio
 from shifter.pruning.memory import measure_memory
-from shifter.pruning.profile import measure_alternating, measure_latencies, summarise
-from shifter.switching.calibration import BatchTime, ThreadTimes, VariantTimes
+from shifter.pruning.profile import measure_alternating, summarise, time_in_turns
+from shifter.switching.calibration import BatchTime, ThreadTimes, VariantTimes, mean_of
 from shifter.switching.engine import OnnxEngine
-from shifter.switching.engines import Engine, QuickEngine, make_engine
+from shifter.switching.engines import Engine, QuickEngine, make_engine, ready
 from shifter.values import Latency, Profile, Variant
 
 ROOM = 2**30
@@ -28,7 +28,6 @@ ROOM = 2**30
 FEWEST = 20
 """Samples of what takes long, if as many are wanted of anything."""
 _SWITCHES = 7
-_WARM_UP_RUNS = 2
 
 Say = Callable[[str], None]
 
@@ -94,7 +93,7 @@ def measure_variants(
     refused: dict[str, str] = {}
     for name in portfolio.names:
         try:
-            switches[name] = _measure_switch(portfolio, name, images[:1])
+            switches[name] = _measure_switch(portfolio, name)
             variant = portfolio.inflate(name)
             memory[name] = measure_memory(OnnxEngine, variant.graph, variant.tensors, images)
         except (EngineError, MemoryError) as problem:
@@ -130,16 +129,14 @@ def groups(memory: Mapping[str, int], room: int) -> Iterator[list[str]]:
     yield group
 
 
-def _measure_switch(portfolio: Portfolio, name: str, image: NDArray[np.float32]) -> dict[str, Latency]:
+def _measure_switch(portfolio: Portfolio, name: str) -> dict[str, Latency]:
     """Milliseconds to inflate, to build and warm up, and of both, until it may answer."""
     inflating, building, both = [], [], []
     for _ in range(_SWITCHES):
         begin = time.perf_counter()
         variant = portfolio.inflate(name)
         inflated = time.perf_counter()
-        engine = make_engine()(variant)
-        for _ in range(_WARM_UP_RUNS):
-            engine.run(image)
+        engine = ready(variant, portfolio.input_spec, make_engine())
         done = time.perf_counter()
         inflating.append(1e3 * (inflated - begin))
         building.append(1e3 * (done - inflated))
@@ -167,10 +164,11 @@ def _measure_threads(
         hot: dict[str, list[BatchTime]] = {name: [] for name in group}
         for size in plan.batches:
             of_group = {name: engines[name] for name in group}
-            latencies = measure_latencies(of_group, images[:size], plan.samples_of(size))
-            for name, latency in latencies.items():
-                hot[name].append(BatchTime(images=size, latency=latency))
-            say(f"{_count(threads, 'thread')}, {_count(size, 'image')}: {_told(latencies)}")
+            for name, times in time_in_turns(of_group, images[:size], plan.samples_of(size)).items():
+                latency = summarise(times)
+                hot[name].append(BatchTime(images=size, latency=latency, mean_ms=mean_of(times)))
+            said = _told({name: hot[name][-1].latency for name in group})
+            say(f"{_count(threads, 'thread')}, {_count(size, 'image')}: {said}")
         alternating: dict[str, Latency] = {}
         if len(loaded) > 1:
             alternating = measure_alternating(engines, images[:1], plan.samples_alternating)

@@ -24,6 +24,7 @@ import numpy as np
 from serve_app.protocol import answer, decode
 from serve_app.settings import Settings
 from shifter.errors import OverloadError, StoreError
+from shifter.place import scheme_of
 from shifter.portfolio import Portfolio
 from shifter.portfolio.source import Source
 from shifter.switching.calibration import Calibration, Found, find_calibration
@@ -76,7 +77,7 @@ class EdgeService:
             version = source.version()  # first: should a newer one come in between, it is found later
             portfolio = source.open()
         except StoreError as error:
-            if "://" in settings.portfolio or Path(settings.portfolio).is_absolute():
+            if scheme_of(settings.portfolio) or Path(settings.portfolio).is_absolute():
                 raise
             begins = "begins where the node was started ('ray start') or 'serve run' was called"
             raise StoreError(f"{error}; a relative path {begins}") from error
@@ -280,7 +281,7 @@ def _utc(time: float) -> str:
 def _policy(settings: Settings) -> Policy:
     if settings.variant is not None:
         return Fixed(settings.variant)
-    return Trend() if settings.policy == "trend" else Slo(settings.objective_ms / 1e3)
+    return Trend() if settings.objective_ms is None else Slo(settings.objective_ms / 1e3)
 
 
 def _timed(function: Any, *arguments: Any) -> tuple[Any, float]:

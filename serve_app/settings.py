@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.protocol import Limits
 from shifter.switching.engines import EngineKind
 from shifter.switching.providers import CPU
+
+DEFAULT_OBJECTIVE_MS = 100.0
+MOST_PIXELS = 178_956_970
+"""Twice what Pillow warns of; above, it refuses an image whatever the limits say."""
 
 
 class Settings(BaseModel):
@@ -21,7 +25,8 @@ class Settings(BaseModel):
         policy: ``slo``, what promises the most right answers within the objective; ``trend``, the
             paper's, which goes a size up or down as the load is kept up with or not; or ``fixed``.
         variant: for ``fixed``, the one to hold.
-        objective_ms: for ``slo``; an answer should take no longer, from its arrival at the replica.
+        objective_ms: for ``slo``, 100 by default; an answer should take no longer, from its arrival at
+            the replica.
         max_queue: requests in the replica at once, being answered or waiting. One more is refused.
         engine: ``onnxruntime``, or ``torch``, the reference.
         providers: what the engine runs on, the preferred one first: ``cpu``, ``cuda``, or another of
@@ -32,7 +37,8 @@ class Settings(BaseModel):
             ``512MiB``; by default, what the node has left.
         refresh_s: how often a newer portfolio is looked for; null for never.
         decide_every_s: how often the policy looks at the load.
-        max_body_bytes, max_images, max_image_pixels: see `serve_app.protocol.Limits`.
+        max_body_bytes, max_images, max_image_pixels: see `serve_app.protocol.Limits`. No more pixels
+            than Pillow reads (`MOST_PIXELS`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +46,7 @@ class Settings(BaseModel):
     portfolio: str
     policy: Literal["slo", "trend", "fixed"] = "slo"
     variant: str | None = None
-    objective_ms: float = Field(default=100.0, gt=0, allow_inf_nan=False)
+    objective_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_queue: int = Field(default=64, ge=1, le=10_000)
     engine: EngineKind = "onnxruntime"
     providers: tuple[str, ...] = Field(default=(CPU,), min_length=1)
@@ -53,12 +59,31 @@ class Settings(BaseModel):
     max_images: int = Field(default=Limits.images, ge=1)
     max_image_pixels: int = Field(default=Limits.image_pixels, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _slo_has_an_objective(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("policy", "slo") != "slo":
+            return given
+        told = given.get("objective_ms")
+        return {**given, "objective_ms": DEFAULT_OBJECTIVE_MS if told is None else told}
+
+    @field_validator("max_image_pixels")
+    @classmethod
+    def _pillow_reads_them(cls, pixels: int) -> int:
+        if pixels > MOST_PIXELS:
+            raise ValueError(f"Pillow refuses images of more than {MOST_PIXELS} pixels: give at most that")
+        return pixels
+
     @model_validator(mode="after")
-    def _fixed_names_its_variant(self) -> Self:
+    def _fits_the_policy(self) -> Self:
         if (self.policy == "fixed") != (self.variant is not None):
             raise ValueError(
                 "policy 'fixed' needs a variant, and the others take none: "
                 f"policy={self.policy!r}, variant={self.variant!r}"
+            )
+        if self.policy != "slo" and self.objective_ms is not None:
+            raise ValueError(
+                f"objective_ms is for the policy 'slo', and {self.policy!r} does not look at it: leave it out"
             )
         return self
 

@@ -5,11 +5,21 @@ A place knows how bytes get a key and come back; what a store promises beyond th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+def scheme_of(uri: str) -> str | None:
+    """``s3`` of an address in a bucket, whatever its case; None of a path.
+
+    One slash is enough: who forgets the other means a bucket all the same, and is to be told.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", uri)
+    return found[1].lower() if found else None
 
 
 class Patiently(Protocol):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import io
-import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from shifter.errors import StoreError
 from shifter.folder import Folder
 from shifter.patience import Patience, is_transient, is_unanswered
 from shifter.patient_file import PatientFile
-from shifter.place import Place
+from shifter.place import Place, scheme_of
 
 T = TypeVar("T")
 
@@ -225,14 +224,14 @@ class Store:
 
 
 def _place(uri: str) -> Place:
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", uri)
+    scheme = scheme_of(uri)
     if not uri:
         raise StoreError("the store has no name: give a folder or s3://bucket/prefix")
     if scheme is None:
         return Folder.at(uri)
-    if scheme[1].lower() != "s3":
+    if scheme != "s3":
         raise StoreError(
-            f"the store {uri!r} cannot be used: {scheme[1]}: is not supported, give a folder "
+            f"the store {uri!r} cannot be used: {scheme}: is not supported, give a folder "
             "or s3://bucket/prefix"
         )
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shifter.errors import PackageError, StoreError
+from shifter.place import scheme_of
 
 if TYPE_CHECKING:
     from shifter.portfolio.package import Portfolio
@@ -43,7 +44,7 @@ class Source:
         if digest is not None:
             return digest
         try:
-            if _is_in_bucket(package):
+            if scheme_of(package):
                 uri, name = _parted(package)
                 return self._store(uri).version(name)
             about = Path(package).stat()
@@ -83,7 +84,7 @@ class Source:
     def _find(self, digest: str | None = None) -> tuple[str, str | None]:
         """The package that is meant, and its sha256 if a run names it."""
         place = self.place
-        if _is_in_bucket(place):
+        if scheme_of(place):
             if place.endswith(".zip"):
                 return place, None
         else:
@@ -112,7 +113,7 @@ class Source:
 
     def _read(self, package: str, most_bytes: int | None) -> bytes:
         try:
-            if not _is_in_bucket(package):
+            if scheme_of(package) is None:
                 with Path(package).open("rb") as file:
                     _check_size(package, os.fstat(file.fileno()).st_size, most_bytes)
                     return file.read()
@@ -142,10 +143,6 @@ def _unreadable(package: str, error: OSError) -> StoreError:
 def _check_size(package: str, size: int, most: int | None) -> None:
     if most is not None and size > most:
         raise PackageError(f"{package} has {size} bytes: there is room for {max(0, most)}")
-
-
-def _is_in_bucket(place: str) -> bool:
-    return re.match("s3:/", place, re.IGNORECASE) is not None
 
 
 def _parted(place: str) -> tuple[str, str]:

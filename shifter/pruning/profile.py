@@ -47,6 +47,13 @@ def measure_latencies(
     engines: Mapping[str, Engine], images: Images, samples: int, clock: Clock = time.perf_counter
 ) -> dict[str, Latency]:
     """Times ``samples`` calls on ``images`` of each engine, in turns, after a warm-up in each turn."""
+    return {name: summarise(found) for name, found in time_in_turns(engines, images, samples, clock).items()}
+
+
+def time_in_turns(
+    engines: Mapping[str, Engine], images: Images, samples: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """What `measure_latencies` summarises: milliseconds of each call."""
     times: dict[str, list[float]] = {name: [] for name in engines}
     while any(len(found) < samples for found in times.values()):
         for name, engine in engines.items():
@@ -56,7 +63,7 @@ def measure_latencies(
                 start = clock()
                 engine.run(images)
                 times[name].append((clock() - start) * 1000)
-    return {name: summarise(found) for name, found in times.items()}
+    return times
 
 
 def measure_alternating(

@@ -11,9 +11,10 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean, median
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,8 +22,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from shifter.disk import Disk
 from shifter.errors import CalibrationError, StoreError
 from shifter.node import Node, this_node
+from shifter.place import scheme_of
+from shifter.switching.ratios import OUTLIER
 from shifter.user_cache import cache_folder
-from shifter.values import Latency
+from shifter.values import Latency, Profile
 
 FORMAT: Final = "shifter-calibration"
 VERSION: Final = 1
@@ -38,10 +41,20 @@ class _Record(BaseModel):
 
 
 class BatchTime(_Record):
-    """The engine's time for so many images in one call, again and again (*hot*)."""
+    """The engine's time for so many images in one call, again and again (*hot*).
+
+    Args:
+        mean_ms: `mean_of` all calls, which capacity follows from; None in a file of before it was kept.
+    """
 
     images: Annotated[int, Field(ge=1, le=1 << 20)]
     latency: Latency
+    mean_ms: Annotated[float, Field(ge=_SHORTEST, le=_LONGEST)] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The mean, or else the median."""
+        return (self.latency.p50_ms if self.mean_ms is None else self.mean_ms) / 1e3
 
 
 class ThreadTimes(_Record):
@@ -164,10 +177,19 @@ class Calibration(_Record):
             raise CalibrationError(f"it was measured on another node ({self.node}), not on this ({node})")
 
     def seconds(self) -> Mapping[str, Sequence[tuple[int, float]]]:
-        """Per variant, images in a call and median seconds, of the fewest threads that were measured."""
+        """Per variant, images in a call and mean seconds, of the fewest threads that were measured."""
         return {
-            variant.name: [(at.images, at.latency.p50_ms / 1e3) for at in variant.times[0].hot]
+            variant.name: [(at.images, at.seconds) for at in variant.times[0].hot]
             for variant in self.variants
+        }
+
+    def apply(self, profiles: Mapping[str, Profile]) -> dict[str, Profile]:
+        """With the memory that engines take on this node; a variant that was not measured as it is."""
+        memory = {variant.name: variant.memory_bytes for variant in self.variants}
+        return {
+            # Where little is added, blocks that were free are used again, and not all of it is seen.
+            name: replace(one, memory_bytes=max(memory[name], one.tensor_bytes)) if name in memory else one
+            for name, one in profiles.items()
         }
 
     def to_json(self) -> bytes:
@@ -238,6 +260,12 @@ class Found:
     reason: str
 
 
+def mean_of(milliseconds: Sequence[float]) -> float:
+    """Their mean; one above `OUTLIER` times the median counts as that, as a request does while serving."""
+    limit = OUTLIER * median(milliseconds)
+    return fmean(min(one, limit) for one in milliseconds)
+
+
 def calibration_paths(digest: str, package: str, node: Node) -> list[Path]:
     """Where the calibration of a package may lie on a node, the preferred place first.
 
@@ -248,7 +276,7 @@ def calibration_paths(digest: str, package: str, node: Node) -> list[Path]:
     """
     kind = hashlib.sha256(json.dumps([node.cpu, node.cores]).encode()).hexdigest()[:8]
     name = f"{digest}.{kind}{_SUFFIX}"
-    beside = [] if "://" in package else [Path(package).absolute().parent / name]
+    beside = [] if scheme_of(package) else [Path(package).absolute().parent / name]
     return [*beside, cache_folder() / "calibrations" / name]
 
 

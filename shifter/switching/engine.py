@@ -77,7 +77,7 @@ class OnnxEngine:
         """Whether `optimise` would make it faster."""
         if not tensors:
             raise EngineError("a variant without tensors: its graph could only read them from files")
-        self._loaded = self._load(tensors)
+        self._loaded = self._load(tensors, quick=self.is_quick)
         session = self._loaded.session
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or len(outputs) != 1:
@@ -114,13 +114,13 @@ class OnnxEngine:
         Requests are answered meanwhile. Takes the memory of both for so long.
 
         Raises:
-            EngineError: if that fails; the quick one goes on answering.
+            EngineError: if that fails; the quick one goes on answering, and may be optimised yet.
         """
         if self.is_quick:
+            self._loaded = self._load(self._loaded.tensors, quick=False)
             self.is_quick = False
-            self._loaded = self._load(self._loaded.tensors)
 
-    def _load(self, tensors: Tensors) -> _Loaded:
+    def _load(self, tensors: Tensors, *, quick: bool) -> _Loaded:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -131,7 +131,7 @@ class OnnxEngine:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # Waiting threads would burn the cores that the server needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.is_quick:
+        if quick:
             # The next level lays weights out anew; prepacking copies those of linear layers.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -150,4 +150,4 @@ class OnnxEngine:
                 )
         except _REFUSALS as problem:
             raise EngineError(f"ONNX Runtime cannot load the variant: {problem}") from problem
-        return _Loaded(session, files if self.is_quick else {})
+        return _Loaded(session, files if quick else {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -13,11 +14,15 @@ from shifter.errors import EngineError, GraphError
 from shifter.graph_check import check_graph
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.providers import CPU, is_here
-from shifter.values import Variant
+from shifter.values import InputSpec, Variant
 
 EngineKind = Literal["onnxruntime", "torch"]
 
 _log = logging.getLogger(__name__)
+
+_WARM_UP_IMAGES = (1, 2)
+# As ONNX Runtime and torch say it, of a device's memory.
+_FULL = re.compile("out of memory|failed to allocate|smaller than requested|bad_alloc", re.IGNORECASE)
 
 
 class Engine(Protocol):
@@ -41,14 +46,14 @@ class EngineMaker:
         self.kind = kind
         self.threads = threads
         self.providers: tuple[str, ...] = ()
-        """What engines run on, the preferred one first; shorter once one of them has failed."""
-        self.absent: dict[str, str] = {}
-        """Providers that were asked for and are not on this node, each with the reason."""
+        """What engines run on, the preferred one first; shorter once one turns out not to be here."""
         if threads < 1 or not providers:
             raise EngineError(
                 f"an engine has at least one thread and one provider: {threads}, {list(providers)}"
             )
-        self._refused: EngineError | None = None
+        self._forgone: dict[str, str] = {}
+        self._worked: set[str] = set()
+        self._without: dict[tuple[str, str], str] = {}  # (provider, variant): why not
         for name in providers:
             if self._is_here(name):
                 self.providers += (name,)
@@ -56,6 +61,18 @@ class EngineMaker:
                 self._forgo(name, f"this node's {kind} was built without it")
         if not self.providers:
             raise EngineError(f"{self._told()}; add {CPU!r} to let the processor do without")
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Providers that were asked for and are not used, each with the reason.
+
+        Of one that is used, the variants that do without it, as when each was built last.
+        """
+        found = dict(self._forgone)
+        for (name, variant), why in list(self._without.items()):  # at once: others build meanwhile
+            if name not in self._forgone:
+                found[name] = "; ".join([*filter(None, [found.get(name)]), f"not for {variant}: {why}"])
+        return found
 
     def __call__(self, variant: Variant) -> Engine:
         """The engine of ``variant``, whose graph is checked first.
@@ -68,7 +85,16 @@ class EngineMaker:
             check_graph(variant.graph, variant.tensors)
         except GraphError as problem:
             raise EngineError(f"variant {variant.name!r}: {problem}") from problem
-        return self._build(variant, self.providers)
+        refused: dict[str, str] = {}
+        engine = self._build(variant, refused)
+        # Were it the variant's fault, no provider would have worked.
+        self._worked.update(name for name in self.providers if name not in refused)
+        for name in self.providers:
+            if name in refused:
+                self._do_without(name, variant.name, refused[name])
+            else:
+                self._without.pop((name, variant.name), None)
+        return engine
 
     def _is_here(self, name: str) -> bool:
         if self.kind == "onnxruntime":
@@ -82,40 +108,81 @@ class EngineMaker:
             ) from problem
         return torch_engine.is_here(name)
 
-    def _build(self, variant: Variant, providers: tuple[str, ...]) -> Engine:
-        """On the first of the providers that works; one that does not is forgone from then on."""
-        if self.kind == "torch":
-            from shifter.switching.torch_engine import TorchEngine
+    def _build(self, variant: Variant, refused: dict[str, str]) -> Engine:
+        """On the first of the providers that works for it; those that do not are ``refused``."""
+        providers = self.providers
+        while True:
+            try:
+                engine, working = self._try(variant, providers)
+            except EngineError as problem:
+                if len(providers) == 1:
+                    raise
+                failed, why = providers[0], str(problem)
+            else:
+                missing = [name for name in providers if name not in working]
+                if not missing:
+                    return engine
+                failed, why = missing[0], "it does not find its libraries or its device"
+                if len(providers) == 1:
+                    raise EngineError(
+                        f"{failed!r} does not work on this node: {why}; add {CPU!r} to do without"
+                    )
+            refused[failed] = why
+            providers = tuple(name for name in providers if name != failed)
 
-            return TorchEngine(variant.graph, variant.tensors, threads=self.threads, device=providers[0])
+    def _try(self, variant: Variant, providers: tuple[str, ...]) -> tuple[Engine, Collection[str]]:
+        """(the engine, what it runs on)."""
+        graph, tensors, threads = variant.graph, variant.tensors, self.threads
+        if self.kind == "onnxruntime":
+            onnx = OnnxEngine(graph, tensors, threads=threads, providers=providers, quick=True)
+            return onnx, onnx.providers
+        from shifter.switching.torch_engine import TorchEngine
+
         try:
-            engine = OnnxEngine(
-                variant.graph, variant.tensors, threads=self.threads, providers=providers, quick=True
-            )
-        except EngineError as problem:
-            if len(providers) == 1:
-                raise
-            failed, why = providers[0], str(problem)
-        else:
-            working = engine.providers
-            missing = [name for name in providers if name not in working]
-            if not missing:
-                return engine
-            failed, why = missing[0], "it does not find its libraries or its device"
-        rest = tuple(name for name in providers if name != failed)
-        if not rest:
-            raise EngineError(f"{failed!r} does not work on this node: {why}; add {CPU!r} to do without")
-        other = self._build(variant, rest)  # were it the variant's fault, this would not work either
-        self._forgo(failed, why)
-        return other
+            return TorchEngine(graph, tensors, threads=threads, device=providers[0]), providers
+        except RuntimeError as problem:  # of the device
+            raise EngineError(f"torch cannot load the variant: {problem}") from problem
+
+    def _do_without(self, name: str, variant: str, why: str) -> None:
+        """For this variant; for good, if the provider has never worked and not for want of memory."""
+        if name not in self._worked and not _FULL.search(why):
+            self._forgo(name, why)
+        elif self._without.get((name, variant)) != why:
+            self._without[name, variant] = why
+            _log.warning("variant %r does without provider %r: %s", variant, name, why)
 
     def _forgo(self, name: str, why: str) -> None:
-        self.absent[name] = why
+        self._forgone[name] = why
         self.providers = tuple(other for other in self.providers if other != name)
         _log.warning("provider %r is not used: %s", name, why)
 
     def _told(self) -> str:
-        return "; ".join(f"provider {name!r}: {why}" for name, why in self.absent.items())
+        return "; ".join(f"provider {name!r}: {why}" for name, why in self._forgone.items())
+
+
+def ready(variant: Variant, spec: InputSpec, build: Callable[[Variant], Engine]) -> Engine:
+    """The engine of an inflated variant, warmed up: what a switch waits for, besides inflating.
+
+    Raises:
+        EngineError: if it cannot be built, or as `warm_up`.
+    """
+    engine = build(variant)
+    warm_up(engine, spec)
+    return engine
+
+
+def warm_up(engine: Engine, spec: InputSpec) -> None:
+    """Runs it, and raises EngineError unless it answers as the portfolio declares."""
+    for images in _WARM_UP_IMAGES:
+        logits = engine.run(np.zeros((images, *spec.shape), np.float32))
+        expected = (images, len(spec.classes))
+        if logits.dtype != np.float32 or logits.shape != expected:
+            raise EngineError(
+                f"a variant answers {images} images with {logits.dtype} {logits.shape}: "
+                f"it has to be float32 {expected}, one number for each declared class"
+            )
+        if not np.isfinite(logits).all():
+            raise EngineError(f"a variant answers {images} images of zeros with what is not finite")
 
 
 def make_engine(

@@ -278,8 +278,8 @@ class Host:
         portfolio.verify()
         with self._switching:
             old, limit = self._resident, self._memory.limit
-            profiles = choices(self._switcher.policy, portfolio.profiles)
-            profiles = usable(profiles, portfolio.deflated_bytes, limit)
+            profiles = portfolio.profiles if calibration is None else calibration.apply(portfolio.profiles)
+            profiles = usable(choices(self._switcher.policy, profiles), portfolio.deflated_bytes, limit)
             switcher = self._switcher.renewed(profiles, calibration)
             old.keep(())
             old.optimise()

@@ -56,7 +56,8 @@ def initialise(
     """
     if (ahead_bytes or 0) < 0:
         raise EngineError(f"ahead_bytes is at least 0: {ahead_bytes}")
-    profiles = usable(choices(policy, portfolio.profiles), portfolio.deflated_bytes, memory_bytes)
+    profiles = portfolio.profiles if calibration is None else calibration.apply(portfolio.profiles)
+    profiles = usable(choices(policy, profiles), portfolio.deflated_bytes, memory_bytes)
     switcher = Switcher(profiles, policy, dwell=dwell, servers=servers, calibration=calibration)
     give_own_pages()
     portfolio.verify()

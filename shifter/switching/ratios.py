@@ -34,7 +34,8 @@ class Ratios:
     The factors' logarithms are random effects, jointly normal, filtered as Kalman's; the covariance
     is kept, so that what the next variant shows also tells how much of the last one's excess was
     the node's. An observation is as of a gamma distribution with that mean: so it is the mean time
-    that is estimated, from which capacity follows, and not the mean of its logarithm.
+    that is estimated, from which capacity follows, and not the mean of its logarithm; what is
+    expected is a mean as well, where the node was calibrated.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

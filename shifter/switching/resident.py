@@ -8,15 +8,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from shifter.errors import EngineError
 from shifter.switching.backoff import Backoff
-from shifter.switching.engines import Engine, QuickEngine
+from shifter.switching.engines import Engine, QuickEngine, ready, warm_up
 from shifter.switching.memory import Memory, building_bytes, smallest, usable
 from shifter.values import InputSpec, Profile, Variant
 
-_WARM_UP_IMAGES = (1, 2)
 _PATIENCE_S = 10.0
 
 _log = logging.getLogger(__name__)
@@ -120,8 +117,7 @@ class Resident:
         profile = self.profiles[name]
         kept = [self.portfolio, *self.ready.values(), *beside]
         self._memory.wait_for_room(name, building_bytes(profile), kept, _PATIENCE_S)
-        engine = self._build(self.portfolio.inflate(name))
-        self._warm_up(engine)
+        engine = ready(self.portfolio.inflate(name), self.portfolio.input_spec, self._build)
         if isinstance(engine, QuickEngine):  # which needs the tensors as long as it is one
             if name not in self._quick:
                 self._quick.append(name)
@@ -144,7 +140,7 @@ class Resident:
                 fast = copy.copy(quick)
                 try:
                     fast.optimise()
-                    self._warm_up(fast)
+                    warm_up(fast, self.portfolio.input_spec)
                 except (EngineError, MemoryError) as problem:
                     self._backoff.failed(name, time.monotonic())
                     _log.warning("%s stays as it was built quickly for now: %s", name, str(problem))
@@ -207,17 +203,3 @@ class Resident:
         # Any of them may be the one that is built last.
         last = max(profile.tensor_bytes for profile in profiles)
         return self.profiles[self.active.name].memory_bytes + engines + last <= free
-
-    def _warm_up(self, engine: Engine) -> None:
-        """Runs it, and raises EngineError unless it answers as the portfolio declares."""
-        spec = self.portfolio.input_spec
-        for images in _WARM_UP_IMAGES:
-            logits = engine.run(np.zeros((images, *spec.shape), np.float32))
-            expected = (images, len(spec.classes))
-            if logits.dtype != np.float32 or logits.shape != expected:
-                raise EngineError(
-                    f"a variant answers {images} images with {logits.dtype} {logits.shape}: "
-                    f"it has to be float32 {expected}, one number for each declared class"
-                )
-            if not np.isfinite(logits).all():
-                raise EngineError(f"a variant answers {images} images of zeros with what is not finite")

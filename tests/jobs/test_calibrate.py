@@ -62,6 +62,7 @@ def test_every_variant_is_measured_and_a_service_finds_it(portfolio_path: Path) 
         for times in variant.times:
             assert [at.images for at in times.hot] == [1, 2, 3]
             assert times.hot[0].latency.samples == 10
+            assert all(at.mean_ms for at in times.hot)
             assert times.alternating is not None
 
     found = find_calibration(portfolio.digest, str(portfolio_path), threads=2)

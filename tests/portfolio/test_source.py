@@ -67,6 +67,9 @@ def test_no_portfolio_is_told_with_its_place(store_uri: str) -> None:
     for wrong in ("s3://", "s3:/bucket/run", "s3://bucket"):
         with pytest.raises(StoreError, match=r"s3://bucket/prefix|give s3://bucket"):
             Portfolio.open(wrong)
+    for elsewhere in ("gs://bucket/x.zip", "GS://bucket/run"):
+        with pytest.raises(StoreError, match="gs: is not supported"):
+            Portfolio.open(elsewhere)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.settings import Settings
+from serve_app.settings import MOST_PIXELS, Settings
 
 
 @pytest.mark.parametrize(
@@ -21,12 +22,15 @@ from serve_app.settings import Settings
         {"policy": "fixed"},
         {"variant": "1x"},
         {"policy": "trend", "variant": "1x"},
+        {"policy": "trend", "objective_ms": 50},
+        {"policy": "fixed", "variant": "1x", "objective_ms": 100},
         {"objective_ms": 0},
         {"objective_ms": float("nan")},
         {"max_queue": 0},
         {"threads": 0},
         {"decide_every_s": 0},
         {"refresh_s": 0},
+        {"max_image_pixels": MOST_PIXELS + 1},
         {"memory_bytes": 0},
         {"memory_bytes": "512 bananas"},
     ],
@@ -36,9 +40,28 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
         Settings.model_validate({"portfolio": "x.zip", **wrong})
 
 
-def test_settings_travel_as_plain_data() -> None:
-    settings = Settings(portfolio="runs/x", policy="fixed", variant="1x")
+@pytest.mark.parametrize(
+    "given", [{"policy": "fixed", "variant": "1x"}, {"policy": "trend"}, {}, {"objective_ms": 20.0}]
+)
+def test_settings_travel_as_plain_data(given: dict[str, Any]) -> None:
+    settings = Settings.model_validate({"portfolio": "runs/x", **given})
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+
+
+def test_an_objective_is_of_the_policy_that_keeps_it() -> None:
+    assert Settings(portfolio="x.zip").objective_ms == 100
+    assert Settings.model_validate({"portfolio": "x.zip", "objective_ms": None}).objective_ms == 100
+    assert Settings(portfolio="x.zip", policy="trend").objective_ms is None
+    with pytest.raises(ValidationError, match="objective_ms is for the policy 'slo', and 'trend'"):
+        Settings(portfolio="x.zip", policy="trend", objective_ms=100)
+
+
+def test_no_more_pixels_than_pillow_reads() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert 2 * Image.MAX_IMAGE_PIXELS == MOST_PIXELS
+    assert Settings(portfolio="x.zip", max_image_pixels=MOST_PIXELS).limits.image_pixels == MOST_PIXELS
+    with pytest.raises(ValidationError, match="Pillow refuses images of more than 178956970 pixels"):
+        Settings(portfolio="x.zip", max_image_pixels=MOST_PIXELS + 1)
 
 
 def test_a_memory_budget_may_have_a_unit() -> None:

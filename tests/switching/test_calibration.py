@@ -17,7 +17,11 @@ from hypothesis import strategies as st
 
 from shifter.errors import CalibrationError, StoreError
 from shifter.node import Node, cpu_model, this_node
-from shifter.switching.calibration import Calibration, calibration_paths, find_calibration
+from shifter.portfolio import Portfolio
+from shifter.switching.calibration import Calibration, calibration_paths, find_calibration, mean_of
+from shifter.switching.initialise import initialise
+from shifter.switching.policies import Slo
+from shifter.values import Profile
 
 from .calibrations import DIGEST, NODE, calibration
 
@@ -134,7 +138,10 @@ def test_it_lies_beside_the_package_or_else_in_the_users_cache(tmp_path: Path, c
     assert beside.parent == package.parent
     assert cached == cache / beside.name
     assert DIGEST in beside.name
-    assert calibration_paths(DIGEST, "s3://bucket/portfolio.zip", NODE) == [cached]
+    for address in ("s3://bucket/portfolio.zip", "S3://bucket/portfolio.zip", "s3:/bucket/portfolio.zip"):
+        assert calibration_paths(DIGEST, address, NODE) == [cached]
+    odd = calibration_paths(DIGEST, str(tmp_path / "a://b" / "portfolio.zip"), NODE)
+    assert odd[0].parent == tmp_path / "a:" / "b"
     other, _ = calibration_paths(DIGEST, str(package), replace(NODE, cores=8))
     assert other != beside
 
@@ -275,3 +282,48 @@ def test_this_node_is_the_same_each_time_and_has_a_name() -> None:
     assert cpu_model().strip() == cpu_model() != ""
     assert this_node().cores == os.cpu_count()
     assert this_node().engine.startswith("onnxruntime")
+
+
+def test_capacity_follows_from_means_and_a_file_without_them_from_medians() -> None:
+    made = calibration(POINTS)
+    assert made.seconds()["1x"] == [(1, 0.004), (4, 0.012)]
+    told = json.loads(made.to_json())
+    told["variants"][1]["times"][0]["hot"][0]["mean_ms"] = 5.5
+    with_mean = Calibration.from_json(json.dumps(told).encode())
+    assert with_mean.seconds()["1x"] == [(1, 0.0055), (4, 0.012)]
+    assert Calibration.from_json(with_mean.to_json()) == with_mean
+    for variant in told["variants"]:  # as an older release wrote it
+        for at in variant["times"][0]["hot"]:
+            del at["mean_ms"]
+    assert Calibration.from_json(json.dumps(told).encode()) == made
+
+
+def test_a_stray_call_is_worth_five_in_a_mean() -> None:
+    assert mean_of([1.0, 1.0, 4.0]) == 2.0
+    assert mean_of([1.0, 1.0, 1000.0]) == pytest.approx(7 / 3)
+
+
+def test_the_budget_is_of_the_memory_that_was_measured(make_profile: Callable[..., Profile]) -> None:
+    profiles = {name: make_profile(1.0, 4.5, 0.9, memory_bytes=5000) for name in ("16x", "1x", "new")}
+    known = calibration(POINTS)  # 1000 bytes
+    assert {name: one.memory_bytes for name, one in known.apply(profiles).items()} == {
+        "16x": 1000, "1x": 1000, "new": 5000,
+    }  # fmt: skip
+    told = json.loads(known.to_json())
+    told["variants"][0]["memory_bytes"] = 0
+    assert Calibration.from_json(json.dumps(told).encode()).apply(profiles)["16x"].memory_bytes == 400
+
+
+def test_a_variant_that_is_larger_here_than_its_profile_says_is_left_out(package: bytes) -> None:
+    portfolio = Portfolio.open(package)
+    points = {name: [(1, 0.001)] for name in portfolio.names}
+    told = json.loads(calibration(points, portfolio=portfolio.digest).to_json())
+    told["variants"][4]["memory_bytes"] = 1 << 30
+    known = Calibration.from_json(json.dumps(told).encode())
+    budget = portfolio.deflated_bytes + (1 << 20)
+    with initialise(portfolio, Slo(0.1), memory_bytes=budget) as host:
+        assert host.status().usable == portfolio.names
+    with initialise(portfolio, Slo(0.1), memory_bytes=budget, calibration=known) as host:
+        assert host.status().usable == portfolio.names[:4]
+        host.take_over(portfolio, known)
+        assert host.status().usable == portfolio.names[:4]

@@ -4,6 +4,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from shifter.errors import EngineError
@@ -71,6 +72,28 @@ def test_a_quick_engine_keeps_the_callers_arrays_alive(variants: dict[str, Varia
     gc.collect()
     assert not any(reference() is not None for reference in alive)
     np.testing.assert_allclose(engine.run(IMAGES), quick, rtol=1e-5, atol=1e-6)
+
+
+def test_an_engine_that_could_not_be_optimised_is_quick_and_may_be_yet(
+    variants: dict[str, Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OnnxEngine(variants["v4"].graph, variants["v4"].tensors, quick=True)
+    before = engine.run(IMAGES)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(onnxruntime, "InferenceSession", refuse)
+        with pytest.raises(MemoryError):
+            engine.optimise()
+    assert engine.is_quick
+    assert np.array_equal(engine.run(IMAGES), before)
+    quick = engine._loaded
+    engine.optimise()
+    assert not engine.is_quick
+    assert engine._loaded is not quick
+    np.testing.assert_allclose(engine.run(IMAGES), before, rtol=1e-5, atol=1e-6)
 
 
 def test_it_answers_while_it_is_optimised(variants: dict[str, Variant]) -> None:

@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from benchmarks import service_samples
+from jobs import node_times
 from shifter.errors import EngineError
 from shifter.portfolio import Portfolio
 from shifter.switching import engines
@@ -110,6 +112,70 @@ def test_a_provider_that_turns_out_not_to_work_is_done_without(
         make_engine(providers=["cuda"])(variants["v0"])
 
 
+class SmallDevice(OnnxEngine):
+    """As on a device that holds all variants but the two largest."""
+
+    def __init__(self, graph: bytes, tensors: Tensors, *, providers: tuple[str, ...], **rest: object) -> None:
+        self._on = providers
+        if "cuda" in providers and sum(tensor.nbytes for tensor in tensors.values()) > self.room:
+            raise EngineError("Failed to allocate memory for requested buffer of size 102760448")
+        super().__init__(graph, tensors, providers=("cpu",), threads=1)
+
+    room = 0
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        return self._on
+
+
+def test_a_variant_that_the_device_does_not_hold_leaves_it_to_the_others(
+    variants: dict[str, Variant], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: HERE)
+    monkeypatch.setattr(engines, "OnnxEngine", SmallDevice)
+    room = sum(tensor.nbytes for tensor in variants["v2"].tensors.values())
+    monkeypatch.setattr(SmallDevice, "room", room)
+    make = make_engine(providers=["cuda", "cpu"])
+
+    def runs_on(name: str) -> tuple[str, ...]:
+        engine = make(variants[name])
+        assert isinstance(engine, OnnxEngine)
+        return engine.providers
+
+    # Whether the first is one that fits or not.
+    for name in ("v4", "v0", "v3", "v4", "v2"):
+        assert runs_on(name) == (("cpu",) if name in ("v3", "v4") else ("cuda", "cpu")), name
+    assert make.providers == ("cuda", "cpu")
+    why = "Failed to allocate memory for requested buffer of size 102760448"
+    assert make.absent == {"cuda": f"not for v4: {why}; not for v3: {why}"}
+    assert caplog.text.count("variant 'v4' does without provider 'cuda'") == 1
+
+    monkeypatch.setattr(SmallDevice, "room", 10 * room)
+    assert runs_on("v4") == ("cuda", "cpu")
+    assert make.absent == {"cuda": f"not for v3: {why}"}
+
+
+def test_a_provider_that_has_worked_is_not_given_up_for_one_variant(
+    variants: dict[str, Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NotThis(SmallDevice):
+        def __init__(
+            self, graph: bytes, tensors: Tensors, *, providers: tuple[str, ...], **rest: object
+        ) -> None:
+            if "cuda" in providers and tensors is variants["v4"].tensors:
+                raise EngineError("CUDNN_STATUS_NOT_SUPPORTED")
+            super().__init__(graph, tensors, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: HERE)
+    monkeypatch.setattr(engines, "OnnxEngine", NotThis)
+    monkeypatch.setattr(SmallDevice, "room", 1 << 30)
+    make = make_engine(providers=["cuda", "cpu"])
+    for name in ("v0", "v4"):
+        make(variants[name])
+    assert make.providers == ("cuda", "cpu")
+    assert make.absent == {"cuda": "not for v4: CUDNN_STATUS_NOT_SUPPORTED"}
+
+
 def test_a_variants_fault_is_not_the_providers(
     variants: dict[str, Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,3 +221,30 @@ def test_a_host_optimises_what_serves_and_what_is_built_ahead(package: bytes) ->
         assert len(ready) == 3
         assert not any(isinstance(one, OnnxEngine) and one.is_quick for one in ready)
         np.testing.assert_allclose(engine.run(IMAGES), before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_switch_is_measured_as_it_is_made(package: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a calibration and the benchmarks as by the host: built, and warmed up alike."""
+    seen: list[int] = []
+
+    class Counted:
+        def run(self, images: np.ndarray) -> np.ndarray:
+            seen.append(len(images))
+            return np.zeros((len(images), 3), np.float32)
+
+    def build(variant: Variant) -> Counted:
+        seen.append(0)
+        return Counted()
+
+    portfolio = Portfolio.open(package)
+    with initialise(portfolio, Told(), build=build):
+        by_host = seen.copy()
+    seen.clear()
+    monkeypatch.setattr(node_times, "make_engine", lambda: build)
+    node_times._measure_switch(portfolio, "v3")
+    assert seen == node_times._SWITCHES * by_host
+    seen.clear()
+    service_samples.measure(portfolio, build, calls=4, switches=2)
+    switches = 2 * len(portfolio.names) * by_host
+    assert seen[: len(switches) + 1] == [*switches, 1]
+    assert seen.count(0) == 2 * len(portfolio.names)

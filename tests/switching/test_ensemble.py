@@ -4,7 +4,7 @@ import pytest
 
 from shifter.switching.ensemble import alternating_times, voting
 from shifter.switching.policies import Fixed
-from shifter.switching.simulate import simulate
+from shifter.switching.simulator import simulate
 from shifter.values import Latency, Profile
 
 

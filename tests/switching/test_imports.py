@@ -27,6 +27,22 @@ print(*(name for name in ("torch", "ray", "onnx") if name in sys.modules))
 """
 
 
+PROVIDERS = """
+import sys
+import shifter.switching.providers
+
+print(*(name for name in sys.modules if name.startswith(("shifter.switching.", "pydantic"))))
+"""
+
+
+def test_a_module_loads_what_it_needs_and_not_the_simulator() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROVIDERS], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["shifter.switching.providers"]
+
+
 def test_torch_is_loaded_where_it_is_asked_for() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ASK], capture_output=True, text=True, timeout=120, check=False

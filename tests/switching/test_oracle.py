@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shifter.switching.oracle import oracle
 from shifter.switching.policies import Fixed, Slo
 from shifter.switching.samples import ServiceSamples
-from shifter.switching.simulate import SwitchCosts, simulate
+from shifter.switching.simulator import SwitchCosts, simulate
 from shifter.switching.trace import draw_requests
 from shifter.values import Profile
 

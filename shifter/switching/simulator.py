@@ -30,6 +30,8 @@ from shifter.switching.trace import SECOND, draw_requests, to_nanoseconds, whole
 from shifter.values import Profile
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
+_LONGEST = 1e6
+"""Seconds, as of service times (`ServiceSamples`): above, it is no setting of a service."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,20 @@ class SwitchCosts:
 
     def __post_init__(self) -> None:
         each = [*(self.cold.values() if isinstance(self.cold, Mapping) else [self.cold]), self.ahead]
-        if not all(0 <= one < math.inf for one in each) or self.ahead_bytes < 0:
-            raise EngineError(f"what a switch costs is 0 seconds or more, ahead_bytes at least 0: {self}")
+        if not all(0 <= one <= _LONGEST for one in each) or self.ahead_bytes < 0:
+            raise EngineError(
+                f"what a switch costs is 0 seconds or more, at most {_LONGEST:g}, ahead_bytes at least 0: "
+                f"{self}"
+            )
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises EngineError unless each of the variants has its costs."""
+        if isinstance(self.cold, Mapping):
+            missing = [name for name in names if name not in self.cold]
+            if missing:
+                raise EngineError(
+                    f"no cost of a switch is given for {', '.join(missing)}; give all of them, or one number"
+                )
 
     def of(self, name: str) -> float:
         return self.cold if isinstance(self.cold, int | float) else self.cold[name]
@@ -89,14 +103,21 @@ def simulate(
             on the same requests.
 
     Raises:
-        EngineError: if a setting is out of range, or a variant has no service times.
+        EngineError: if a setting is out of range, or a variant has no service times or no costs.
         DataError: if the trace holds anything but whole numbers, 0 or more.
     """
-    if not (objective > 0 and overhead >= 0 and max_queue >= 1 and decide_every > 0):
+    if not (
+        0 < objective <= _LONGEST
+        and 0 <= overhead <= _LONGEST
+        and 1 / SECOND <= decide_every <= _LONGEST
+        and max_queue >= 1
+    ):
         raise EngineError(
-            "the objective and decide_every are above 0 seconds, the overhead is none or more, max_queue "
-            f"at least 1: {objective}, {decide_every}, {overhead}, {max_queue}"
+            "the objective is above 0 seconds, decide_every at least 1e-9, the overhead none or more, all at "
+            f"most {_LONGEST:g}, max_queue at least 1: {objective}, {decide_every}, {overhead}, {max_queue}"
         )
+    costs = costs or SwitchCosts()
+    costs.check(profiles)
     switcher = Switcher(profiles, policy, dwell=dwell, servers=servers, calibration=calibration)
     run = _Run(
         dict(profiles),
@@ -105,7 +126,7 @@ def simulate(
         servers,
         of_profiles(profiles, services),
         overhead,
-        costs or SwitchCosts(),
+        costs,
         max_queue,
         to_nanoseconds(decide_every),
         seed,
@@ -142,7 +163,7 @@ class _Run:
             name: _objects(Service(name, 1, float(one), overhead) for one in services[name].seconds)
             for name in profiles
         }
-        self._served_by = np.zeros(arrivals.size, np.int8)
+        self._served_by = np.zeros(arrivals.size, np.int32)
         self._active = switcher.current
         self._activations = [(0, self._active)]
         self._ready = {self._active}

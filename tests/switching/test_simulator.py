@@ -1,6 +1,7 @@
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from shifter.errors import DataError, EngineError
 from shifter.switching.figures import Figures
 from shifter.switching.policies import Fixed, Policy, Situation, Slo, median
 from shifter.switching.samples import ServiceSamples
-from shifter.switching.simulate import SwitchCosts, simulate
+from shifter.switching.simulator import SwitchCosts, simulate
 from shifter.switching.switcher import Observation, Service, Switcher
 from shifter.switching.trace import draw_requests
 from shifter.values import Profile
@@ -266,6 +267,17 @@ def test_it_is_the_queue_from_event_to_event(
 
 def test_it_is_public() -> None:
     assert shifter.switching.simulate is simulate
+    with pytest.raises(AttributeError, match=r"module 'shifter.switching' has no attribute 'simulated'"):
+        shifter.switching.simulated  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_any_number_of_variants_is_simulated(make_profile: Callable[..., Profile]) -> None:
+    many = {
+        f"v{index}": make_profile(1.0 + index, 4.5 * (1.0 + index), 0.5 + index / 1000)
+        for index in range(200)
+    }
+    figures = simulate(many, [10] * 5, Fixed("v199"), objective=10.0)
+    assert figures.effective_accuracy == pytest.approx(0.699)
 
 
 def test_the_seed_says_it_all(five: dict[str, Profile]) -> None:
@@ -338,20 +350,26 @@ def test_a_day_is_simulated(five: dict[str, Profile]) -> None:
     [
         {"objective": 0.0},
         {"objective": math.nan},
+        {"objective": math.inf},
         {"overhead": -1.0},
+        {"overhead": math.inf},
         {"max_queue": 0},
         {"decide_every": 0.0},
+        {"decide_every": 1e-10},
+        {"decide_every": math.inf},
+        {"costs": SwitchCosts({"v2": 0.1})},
         {"servers": 0},
         {"dwell": -1.0},
     ],
 )
-def test_settings_out_of_range_are_refused(five: dict[str, Profile], settings_: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(five: dict[str, Profile], settings_: dict[str, Any]) -> None:
     with pytest.raises(EngineError):
         simulate(five, [1], Slo(0.1), **{"objective": 0.1, **settings_})
 
 
 @pytest.mark.parametrize(
-    "costs", [{"cold": -1.0}, {"cold": {"v0": math.nan}}, {"ahead": -1.0}, {"ahead_bytes": -1}]
+    "costs",
+    [{"cold": -1.0}, {"cold": 1e300}, {"cold": {"v0": math.nan}}, {"ahead": -1.0}, {"ahead_bytes": -1}],
 )
 def test_costs_out_of_range_are_refused(costs: dict[str, float]) -> None:
     with pytest.raises(EngineError, match="0 seconds or more"):
