@@ -417,7 +417,7 @@ def test_the_tensors_that_a_request_reads_count_until_it_is_answered(portfolio: 
         started = submit(host, IMAGES[:2])
         assert held.entered.wait(60)
         host.tick()
-        assert host.status().memory_bytes == portfolio.deflated_bytes + 1000 + 400
+        assert host.status().memory_bytes == portfolio.deflated_bytes + 1000 + TENSOR_BYTES
         held.gate.set()
         started.result()
         assert host.status().memory_bytes == portfolio.deflated_bytes + 1000

@@ -230,7 +230,8 @@ def seven_logits(variant: Variant) -> Variant:
             length = next(entry for entry in initializer.external_data if entry.key == "length")
             length.value = str(tensors[initializer.name].nbytes)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
-    return replace(variant, graph=model.SerializeToString(), tensors=tensors)
+    profile = of_tensors(variant.profile, tensors)
+    return replace(variant, graph=model.SerializeToString(), tensors=tensors, profile=profile)
 
 
 def one_image_at_a_time(variant: Variant) -> Variant:
