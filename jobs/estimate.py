@@ -8,13 +8,12 @@ from typing import Any
 from shifter.data import load
 from shifter.models import build
 from shifter.recipe import Recipe
+from shifter.sparse import most_bytes
 from shifter.training.imp import check
 from shifter.training.ranking import tensors_to_prune
 from shifter.values import CompressionRatio
 
 FLOAT_BYTES = 4
-TENSOR_OVERHEAD = 1200
-"""Bytes that a tensor's description takes in a sparse checkpoint."""
 REPORT_BYTES = 6_000_000
 """report.html, most of which is the plotting library in it."""
 
@@ -50,7 +49,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
                 "ratio": ratio,
                 "nonzero_weights": kept,
                 "steps": schedule.end.iteration - (schedule.rewind.iteration if index else 0),
-                "checkpoint_bytes": mask_bytes + FLOAT_BYTES * (kept + rest) + TENSOR_OVERHEAD * len(sizes),
+                "checkpoint_bytes": most_bytes(mask_bytes + FLOAT_BYTES * (kept + rest), len(sizes)),
             }
         )
     checkpoints = sum(r["checkpoint_bytes"] for r in rounds)

@@ -45,6 +45,8 @@ _FORMAT = 2
 _READ = (1, 2)
 _BATCH = 16 * 2**10
 """Bytes of masks and values in a batch of more than one tensor."""
+_PER_TENSOR, _PER_BATCH, _PER_FILE = 200, 700, 1500
+"""Bytes of names, digests and Arrow's own headers; names of up to 40 letters."""
 _DTYPES = {
     name: np.dtype(name)
     for name in (
@@ -115,6 +117,13 @@ def encode(tensors: Tensors, mask: Mask, meta: CheckpointMeta) -> bytes:
             rows = [_to_row(name, arrays[name], mask.get(name)) for name in names]
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
     return sink.getvalue()
+
+
+def most_bytes(content: int, tensors: int) -> int:
+    """What a checkpoint takes at most, of tensors whose masks, not deflated, and values take ``content``."""
+    # Two neighbouring batches hold more than one may.
+    batches = min(tensors, 1 + 2 * (content // _BATCH))
+    return content + _PER_TENSOR * tensors + _PER_BATCH * batches + _PER_FILE
 
 
 def _in_batches(arrays: Tensors, mask: Mask) -> list[list[str]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from shifter.model_spec import ResNetModel
 from shifter.models import build, prunable_names
-from shifter.sparse import CheckpointMeta, encode
+from shifter.sparse import CheckpointMeta, encode, most_bytes
 from shifter.values import Mask
 
 
@@ -43,3 +43,7 @@ def test_it_is_within_ten_percent_of_masks_and_values(network_of, ratio):
     rest = sum(tensor.nbytes for name, tensor in tensors.items() if name not in mask)
     least = mask.total / 8 * (ratio > 1) + 4 * mask.kept + rest
     assert size <= 1.1 * least
+    foretold = most_bytes(mask.total // 8 * (ratio > 1) + 4 * mask.kept + rest, len(tensors))
+    assert size <= foretold
+    if ratio <= 8:  # beyond, most of it is masks, which deflate
+        assert foretold <= 1.2 * size
