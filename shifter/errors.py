@@ -65,7 +65,15 @@ class InexactError(ShifterError):
 
 
 class PackageError(ShifterError, ValueError):
-    """A portfolio package is broken, hostile, or of another format version."""
+    """A portfolio package is broken, hostile, or of another format version.
+
+    A message quotes what the package says of itself, so its length is bounded here.
+    """
+
+    _MOST = 2000
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= self._MOST else f"{message[: self._MOST]} …")
 
 
 class CalibrationError(ShifterError, ValueError):

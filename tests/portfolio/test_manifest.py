@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from shifter.errors import PackageError
 from shifter.portfolio.manifest import Manifest
 from shifter.portfolio.package import Portfolio, pack
 from shifter.values import Latency, LayerCost
@@ -33,3 +34,10 @@ def test_a_profile_from_before_these_figures_is_read(package):
         for latency in ("latency", "batch_latency", "dense_latency"):
             del variant["profile"][latency]["p99_low_ms"], variant["profile"][latency]["p99_high_ms"]
     assert Manifest.from_json(json.dumps(data).encode()) == portfolio.manifest
+
+
+def test_a_message_does_not_quote_without_end() -> None:
+    message = str(PackageError("x" * 100_000))
+    assert len(message) < 3000
+    assert message.endswith("x …")
+    assert str(PackageError("y" * 1000)) == "y" * 1000
