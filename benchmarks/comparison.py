@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,13 @@ def compared(
     return Row(name, Figure.of(ratios), target, figures, notes)
 
 
+def _anywhere(command: str) -> str:
+    """Without where files lie, which is no part of what was measured."""
+    words = ["", *command.split()]
+    kept = [word for before, word in pairwise(words) if "--out" not in (before, word)]
+    return " ".join("FOLDER" if Path(word).is_absolute() else word for word in kept)
+
+
 def save(row: Row, path: Path, command: str) -> None:
     """Appends a row to a file of JSON lines, with where it comes from."""
     facts = provenance(seed=0)
@@ -114,6 +122,6 @@ def save(row: Row, path: Path, command: str) -> None:
     facts["platform"] = platform.platform(terse=True)
     facts["torchvision"] = metadata.version("torchvision")
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = {"command": command, **asdict(row), "met": row.met, "provenance": facts}
+    line = {"command": _anywhere(command), **asdict(row), "met": row.met, "provenance": facts}
     with path.open("a") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
