@@ -48,6 +48,7 @@ def calibrate(
         EngineError: if no variant runs here.
     """
     from jobs.node_times import Plan, batch_sizes, measure_variants
+    from jobs.table import printable
     from shifter.node import this_node
     from shifter.switching.calibration import Calibration
 
@@ -55,7 +56,7 @@ def calibrate(
     plan = Plan(threads, batch_sizes(batch_limit), samples)
     node = this_node()
     say(
-        f"{len(portfolio.names)} variants of {portfolio.model} on {node}; images in a call: "
+        f"{len(portfolio.names)} variants of {printable(portfolio.model)} on {node}; images in a call: "
         f"{_list(plan.batches)}; threads: {_list(threads)}. If the profiles are right here, this "
         f"takes about {clock(plan.seconds(portfolio.profiles))}"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from jobs.table import render
+from jobs.table import printable, render
 from shifter.portfolio import Portfolio
 from shifter.switching.calibration import Calibration
 from shifter.values import Latency, Profile
@@ -45,11 +45,11 @@ def calibration_text(
     legend = _LEGEND.format(threads=_threads(calibration.threads[0]))
     return "\n".join(
         [
-            *(f"{key:<{width}}  {value}" for key, value in facts.items()),
+            *(printable(f"{key:<{width}}  {value}") for key, value in facts.items()),
             render(_table(portfolio, calibration)),
             legend,
             "",
-            *(f"{name} does not run here: {why}" for name, why in refused.items()),
+            *(printable(f"{name} does not run here: {why}") for name, why in refused.items()),
             _conclusion(portfolio, calibration, found_by_services),
         ]
     )

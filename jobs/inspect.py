@@ -61,7 +61,7 @@ def _codings(variant: VariantRecord) -> dict[str, dict[str, int]]:
 
 
 def _text(told: dict[str, Any]) -> str:
-    from jobs.table import stored_text, variants_text
+    from jobs.table import printable, stored_text, variants_text
     from shifter.values import Profile
 
     spec = told["input"]
@@ -80,7 +80,7 @@ def _text(told: dict[str, Any]) -> str:
     }
     width = max(map(len, facts))
     profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}
-    lines = [_printable(f"{key:<{width}}  {value}") for key, value in facts.items()]
+    lines = [printable(f"{key:<{width}}  {value}") for key, value in facts.items()]
     return "\n".join([*lines, variants_text(profiles), stored_text(told["variants"])])
 
 
@@ -90,11 +90,6 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _few(names: Sequence[str], most: int = 10) -> str:
     return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
-
-
-def _printable(text: str) -> str:
-    """A package may come from anywhere, and what moves a terminal's cursor may be in its texts."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 @cli.reports_errors

@@ -93,6 +93,11 @@ def stored_text(variants: Sequence[Mapping[str, Any]]) -> str:
     return f"{render(table)}\n{', '.join(codings)}: codings of tensors, by their share of what is deflated"
 
 
+def printable(text: str) -> str:
+    """A package may come from anywhere, and what moves a terminal's cursor may be in its texts."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def render(table: Table) -> str:
     """The table as text for stdout: as wide as the terminal is, or as it needs where there is none."""
     terminal = Terminal()

@@ -7,9 +7,9 @@ operators that ONNX defines, each of them arithmetic on tensors, and its variant
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -81,14 +81,24 @@ def check_graph(graph: bytes, tensors: Tensors) -> None:
             )
 
 
-@lru_cache(_REMEMBERED)
 def external_tensors(graph: bytes) -> Mapping[str, Declared]:
     """The tensors that a graph reads from elsewhere, by name, once all else about it is found to be right.
 
     Raises:
         GraphError: as `check_graph`.
     """
-    return MappingProxyType(_check_model(parse(graph)))
+    digest = hashlib.sha256(graph).digest()
+    found = _found_right.pop(digest, None)
+    if found is None:
+        found = MappingProxyType(_check_model(parse(graph)))
+        if len(_found_right) >= _REMEMBERED:
+            _found_right.pop(next(iter(_found_right)), None)
+    _found_right[digest] = found
+    return found
+
+
+# By sha256, since a graph may be large: the last ones that were asked for, oldest first.
+_found_right: dict[bytes, Mapping[str, Declared]] = {}
 
 
 def _check_model(model: Any) -> dict[str, Declared]:

@@ -221,6 +221,7 @@ class Host:
         return self._resident.portfolio
 
     def status(self) -> Status:
+        """What serves, why, and what was switched; of any thread."""
         here, decision = self._resident, self._decision
         return Status(
             portfolio=here.portfolio,

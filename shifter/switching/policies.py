@@ -97,6 +97,7 @@ class Trend:
         return median(profiles)
 
     def choose(self, now: Situation) -> tuple[str, str]:
+        """A size down if answers fall behind arrivals, a size up if they keep up, else the current one."""
         names = list(now.profiles)
         here = names.index(now.current)
         flow = f"{now.answered} answered and {now.arrived} arrived in the last second"

@@ -24,7 +24,9 @@ from shifter.run import Run
 from shifter.training.imp import OnEvent
 from shifter.training.worker import heed_sigterm, is_training, stop, work
 
-_POLL_SECONDS = 0.2
+_HEALTH_SECONDS = 0.5
+_EVENT_SECONDS = 1.0
+_LAST_EVENT_SECONDS = 0.2
 _RESIZE_SECONDS = 60.0
 """Period at which an elastic group is compared with what the cluster has room for."""
 _SAVING_SECONDS = 60.0
@@ -43,8 +45,9 @@ def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
         LostError: if workers were lost.
         TrainingError: if Ray Train's controller was.
     """
-    # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s).
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
+    # Ray Train notices the end of training, and a lost worker, at this period (its default is 2 s);
+    # each look is a call to every worker.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_HEALTH_SECONDS))
     # A queue, because ray.train.report is a barrier for all workers and as slow as that period.
     # On this node, so that it is not lost with a worker's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -69,7 +72,8 @@ def fit(recipe: Recipe, run: Run, on_event: OnEvent) -> None:
             while True:
                 done = ending.done()
                 try:
-                    event = events.get(timeout=_POLL_SECONDS)
+                    # An event wakes it; each time-out is a call to the queue's process for nothing.
+                    event = events.get(timeout=_LAST_EVENT_SECONDS if done else _EVENT_SECONDS)
                 except Empty:
                     if done:
                         break

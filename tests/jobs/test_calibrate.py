@@ -231,3 +231,14 @@ def test_a_busy_node_is_told(portfolio_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
         done = calibrate(portfolio_path, "--samples", 10, "--batch-limit", 1, "--threads", 1)
         assert ("other programs keep 3.2 cores busy" in done.stderr) == told
+
+
+def test_a_packages_texts_do_not_move_the_cursor(portfolio_path: Path) -> None:
+    portfolio = Portfolio.open(portfolio_path)
+    variants, _ = measure_variants(portfolio, Plan((1,), (1,), 10), lambda _: None)
+    measured = datetime(2024, 1, 1, tzinfo=UTC)
+    known = Calibration(portfolio=portfolio.digest, node=this_node(), measured=measured, variants=variants)
+    refused = {"v9": "operator \x1b[2J is unknown"}
+    text = calibration_text(portfolio, known, refused, portfolio_path, found_by_services=True)
+    assert "v9 does not run here: operator \\x1b[2J is unknown" in text
+    assert "\x1b" not in text

@@ -1,5 +1,6 @@
 """A graph from a package may compute with its variant's tensors, and nothing else."""
 
+import gc
 import json
 import pickle
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper
 
+from shifter import graph_check
 from shifter.errors import GraphError
 from shifter.graph_check import OPERATORS, check_graph
 from shifter.values import Variant
@@ -230,3 +232,15 @@ def test_no_mutant_kills_the_process_that_builds_its_engine(
     ends = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
     assert sum(ends.values()) == 1500
     assert min(ends["checked"], ends["refused"], ends["answered"]) > 50, ends
+
+
+def test_what_is_remembered_of_a_graph_is_not_the_graph(variants: dict[str, Variant]) -> None:
+    graph = variants["v0"].graph
+    declared = graph_check.external_tensors(graph)
+    assert graph_check.external_tensors(bytes(bytearray(graph))) is declared
+    assert graph not in gc.get_referents(graph_check._found_right)
+    for number in range(2 * graph_check._REMEMBERED):
+        model = onnx.ModelProto.FromString(graph)
+        model.graph.name = str(number)
+        graph_check.external_tensors(model.SerializeToString())
+    assert len(graph_check._found_right) == graph_check._REMEMBERED

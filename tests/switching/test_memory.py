@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +24,7 @@ from shifter.switching.switcher import Switcher
 from shifter.values import InputSpec, Profile, Variant
 
 from .conftest import TENSOR_BYTES, ProfileMaker
-from .test_host import IMAGES, Tour, submit
+from .test_host import IMAGES, Gated, GatedEngine, Tour, submit
 
 PACKAGE = 5000
 
@@ -209,30 +208,9 @@ def test_whatever_may_serve_can_be_reached_from_whatever_does(sizes: list[int], 
             assert PACKAGE + able[first].memory_bytes + building_bytes(able[name]) <= memory_bytes
 
 
-class Held:
-    """Real engines, of which those that compute two images do so only once the gate is open."""
-
-    def __init__(self) -> None:
-        self.entered, self.gate = threading.Event(), threading.Event()
-
-    def __call__(self, variant: Variant) -> HeldEngine:
-        return HeldEngine(variant, self)
-
-
-class HeldEngine:
-    def __init__(self, variant: Variant, held: Held) -> None:
-        self._engine, self._held = OnnxEngine(variant.graph, variant.tensors), held
-
-    def run(self, images: np.ndarray) -> np.ndarray:
-        if len(images) == 2 and images.any():  # which no warm-up is
-            self._held.entered.set()
-            assert self._held.gate.wait(60)
-        return self._engine.run(images)
-
-
 def test_an_engine_that_a_request_is_on_counts_until_it_is_answered(portfolio: Portfolio) -> None:
     """There is room for two: the third is built when the first has answered its last request."""
-    build = Held()
+    build = Gated()
     switcher = Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0)
     memory_bytes = portfolio.deflated_bytes + 2000 + TENSOR_BYTES
     with Host(portfolio, switcher, build, servers=2, memory_bytes=memory_bytes, ahead_bytes=0) as host:
@@ -252,7 +230,7 @@ def test_an_engine_that_a_request_is_on_counts_until_it_is_answered(portfolio: P
 
 
 def test_room_that_there_is_is_not_waited_for(portfolio: Portfolio) -> None:
-    build = Held()
+    build = Gated()
     switcher = Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0)
     with Host(portfolio, switcher, build, servers=2, memory_bytes=10**12) as host:
         started = submit(host, IMAGES[:2])
@@ -267,7 +245,7 @@ def test_a_request_that_keeps_the_room_puts_a_switch_off(
     portfolio: Portfolio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shifter.switching.resident._PATIENCE_S", 0.01)
-    build, now = Held(), [0.0]
+    build, now = Gated(), [0.0]
     memory_bytes = portfolio.deflated_bytes + 2400
     with Host(
         portfolio,
@@ -291,7 +269,7 @@ def test_a_request_that_keeps_the_room_puts_a_switch_off(
 
 
 def test_a_host_that_is_closed_waits_for_no_room(portfolio: Portfolio) -> None:
-    build = Held()
+    build = Gated()
     switcher = Switcher(portfolio.profiles, Tour("v0", "v4"), dwell=0.0)
     host = Host(portfolio, switcher, build, memory_bytes=portfolio.deflated_bytes + 2400, ahead_bytes=0)
     with host.request():  # it holds on to no engine, so that the other request alone does
@@ -315,7 +293,7 @@ def test_the_heap_is_trimmed_whenever_an_engine_is_let_go(
 ) -> None:
     trims: list[int] = []
     monkeypatch.setattr("shifter.switching.host.trim", lambda: trims.append(1))
-    build = Held()
+    build = Gated()
     switcher = Switcher(portfolio.profiles, Tour("v0"), dwell=0.0)
     with Host(portfolio, switcher, build, servers=2, ahead_bytes=0) as host:
         started = submit(host, IMAGES[:2])
@@ -373,7 +351,7 @@ def test_without_the_smallest_only_what_serves_stays_if_it_has_no_room_for_other
         assert all(switch.error for switch in host.status().switches)
 
 
-class Reluctant(HeldEngine):
+class Reluctant(GatedEngine):
     """Has no memory to be optimised at first."""
 
     tries = 0
@@ -388,7 +366,7 @@ def test_an_engine_that_keeps_its_tensors_for_now_costs_no_neighbour(
     variants: dict[str, Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shifter.switching.resident.Backoff", lambda: Backoff(0.0, 0.0))
-    portfolio, held = sized(variants, v0=1000, v1=1000, v2=1000), Held()
+    portfolio, held = sized(variants, v0=1000, v1=1000, v2=1000), Gated()
     Reluctant.tries = 0
     switcher = Switcher(portfolio.profiles, Tour("v1"), dwell=0.0)
     memory_bytes = portfolio.deflated_bytes + 3400
@@ -400,8 +378,8 @@ def test_an_engine_that_keeps_its_tensors_for_now_costs_no_neighbour(
         assert host.status().memory_bytes == portfolio.deflated_bytes + 3000
 
 
-class QuickHeld(HeldEngine):
-    def __init__(self, variant: Variant, held: Held) -> None:
+class QuickHeld(GatedEngine):
+    def __init__(self, variant: Variant, held: Gated) -> None:
         super().__init__(variant, held)
         self._engine = OnnxEngine(variant.graph, variant.tensors, quick=True)
 
@@ -411,7 +389,7 @@ class QuickHeld(HeldEngine):
 
 
 def test_the_tensors_that_a_request_reads_count_until_it_is_answered(portfolio: Portfolio) -> None:
-    held = Held()
+    held = Gated()
     switcher = Switcher(portfolio.profiles, Fixed("v2"))
     with Host(portfolio, switcher, lambda variant: QuickHeld(variant, held), ahead_bytes=0) as host:
         started = submit(host, IMAGES[:2])
