@@ -28,6 +28,7 @@ def inspect(portfolio: Portfolio) -> dict[str, Any]:
         PackageError: if anything in it is not what its manifest declares.
     """
     portfolio.verify()
+    portfolio.check_graphs()
     return {
         "model": portfolio.model,
         "digest": portfolio.digest,
@@ -76,7 +77,7 @@ def _text(told: dict[str, Any]) -> str:
         "format": f"version {told['format_version']}",
         "sha256": told["digest"],
         **told["provenance"],
-        "integrity": "every entry matches its sha256",
+        "integrity": "every entry matches its sha256, graphs are arithmetic on their tensors alone",
     }
     width = max(map(len, facts))
     profiles = {v["name"]: Profile.from_json(v["profile"]) for v in told["variants"]}

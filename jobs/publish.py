@@ -45,7 +45,9 @@ def pack_variants(run: Run, recipe: Recipe, variants: Sequence[Variant]) -> None
     key = run.portfolio_key(digest)
     if not run.store.exists(key):
         run.store.write(key, package)
-    Portfolio.open(run.store.read(key)).verify()
+    written = Portfolio.open(run.store.read(key))
+    written.verify()
+    written.check_graphs()
     named = _named_portfolios(run)
     if named["current"] != digest:
         names = {"current": digest, "previous": named["current"]}

@@ -64,6 +64,15 @@ class Declared(NamedTuple):
 def check_graph(graph: bytes, tensors: Tensors) -> None:
     """Refuses a graph that is more than arithmetic on ``tensors``, or that says something else of them.
 
+    Raises:
+        GraphError: as `check_against`.
+    """
+    check_against(graph, {name: Declared(array.dtype.name, array.shape) for name, array in tensors.items()})
+
+
+def check_against(graph: bytes, tensors: Mapping[str, Declared]) -> None:
+    """The same, of tensors of which only dtypes and shapes are at hand.
+
     External are initializers only, each the tensor of its name, whole: ``location`` is the name,
     ``offset`` 0, ``length`` the tensor's bytes. Whether the graph makes sense is for the engine to say.
 
@@ -73,7 +82,7 @@ def check_graph(graph: bytes, tensors: Tensors) -> None:
     for name, declared in external_tensors(graph).items():
         if name not in tensors:
             raise GraphError(f"the graph reads a tensor {name!r}, which the variant does not have")
-        found = Declared(tensors[name].dtype.name, tensors[name].shape)
+        found = tensors[name]
         if found != declared:
             raise GraphError(
                 f"the graph takes {name!r} for {declared.dtype} of shape {declared.shape}; "

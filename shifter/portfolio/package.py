@@ -21,7 +21,8 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from shifter.errors import PackageError
+from shifter.errors import GraphError, PackageError
+from shifter.graph_check import Declared, check_against
 from shifter.portfolio import container
 from shifter.portfolio.coding import WRITTEN, DType, decode, encode
 from shifter.portfolio.container import Entry
@@ -203,6 +204,19 @@ class Portfolio:
                 for _ in threads.map(check, variant.entries):
                     pass
                 self._verified.add(variant.name)
+
+    def check_graphs(self) -> None:
+        """Whether each graph is no more than arithmetic on its variant's tensors, as engines ask of it.
+
+        Raises:
+            PackageError: naming the first variant whose graph is more (`shifter.graph_check`).
+        """
+        for variant in self.manifest.variants:
+            tensors = {tensor.name: Declared(tensor.dtype, tensor.shape) for tensor in variant.tensors}
+            try:
+                check_against(bytes(self._content(variant.graph, check=False)), tensors)
+            except GraphError as problem:
+                raise PackageError(f"the graph of variant {variant.name!r}: {problem}") from problem
 
     def _content(self, record: EntryRecord, check: bool) -> bytes | bytearray:
         entry = self._entries[record.entry]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -113,3 +115,17 @@ def test_what_is_no_portfolio_is_told_with_its_place(tmp_path: Path) -> None:
         result = inspect(missing)
         assert result.exit_code == 1
         assert str(missing) in result.stderr
+
+
+def test_a_graph_that_no_engine_would_be_given_is_told(portfolio_bytes: bytes, tmp_path: Path) -> None:
+    portfolio = Portfolio.open(portfolio_bytes)
+    variants = [portfolio.inflate(name) for name in portfolio.names]
+    foreign = onnx.ModelProto.FromString(variants[1].graph)
+    foreign.graph.node[1].domain = "com.microsoft"
+    variants[1] = replace(variants[1], graph=foreign.SerializeToString())
+    package = tmp_path / "foreign.zip"
+    package.write_bytes(pack(variants, portfolio.input_spec, model="vgg", provenance={}))
+    shown = inspect(package)
+    assert shown.exit_code == 1
+    assert f"the graph of variant {portfolio.names[1]!r}: " in shown.stderr
+    assert "com.microsoft" in shown.stderr

@@ -262,10 +262,12 @@ def test_a_bomb_is_refused_in_bounded_memory(package: bytes) -> None:
         (swollen(package), "declares 4.* bytes, more than 1032 times"),
     ):
         tracemalloc.start()
-        with pytest.raises(PackageError, match=said):
-            Portfolio.open(hostile).verify()
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+        try:
+            with pytest.raises(PackageError, match=said):
+                Portfolio.open(hostile).verify()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
         assert peak < 2_000_000
 
 
