@@ -96,7 +96,7 @@ class OnnxEngine:
         """Logits, float32 (batch, classes), of normalised float32 images (batch, channels, height, width).
 
         Raises:
-            EngineError: if the images do not fit the network's input.
+            EngineError: if the images do not fit the network's input, or are not answered one by one.
         """
         loaded = self._loaded  # held until the answer is there, whatever `optimise` does meanwhile
         try:
@@ -106,6 +106,10 @@ class OnnxEngine:
             raise EngineError(
                 f"the variant cannot answer {images.dtype} images of shape {images.shape}: {problem}"
             ) from problem
+        if logits.shape[:1] != images.shape[:1]:
+            raise EngineError(
+                f"the variant answers {len(images)} images with an array of shape {logits.shape}"
+            )
         return cast("NDArray[np.float32]", logits)
 
     def optimise(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Final, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ EngineKind = Literal["onnxruntime", "torch"]
 
 _log = logging.getLogger(__name__)
 
-_WARM_UP_IMAGES = (1, 2)
+_ONE: Final = (1,)
+ONE_AND_MORE: Final = (1, 2)
+"""Images of the calls that tell whether a variant answers as declared, however many it is asked about."""
 # As ONNX Runtime and torch say it, of a device's memory.
 _FULL = re.compile("out of memory|failed to allocate|smaller than requested|bad_alloc", re.IGNORECASE)
 
@@ -160,20 +162,30 @@ class EngineMaker:
         return "; ".join(f"provider {name!r}: {why}" for name, why in self._forgone.items())
 
 
-def ready(variant: Variant, spec: InputSpec, build: Callable[[Variant], Engine]) -> Engine:
+def ready(
+    variant: Variant, spec: InputSpec, build: Callable[[Variant], Engine], calls: Sequence[int] = _ONE
+) -> Engine:
     """The engine of an inflated variant, warmed up: what a switch waits for, besides inflating.
+
+    Args:
+        calls: as `warm_up`.
 
     Raises:
         EngineError: if it cannot be built, or as `warm_up`.
     """
     engine = build(variant)
-    warm_up(engine, spec)
+    warm_up(engine, spec, calls)
     return engine
 
 
-def warm_up(engine: Engine, spec: InputSpec) -> None:
-    """Runs it, and raises EngineError unless it answers as the portfolio declares."""
-    for images in _WARM_UP_IMAGES:
+def warm_up(engine: Engine, spec: InputSpec, calls: Sequence[int] = ONE_AND_MORE) -> None:
+    """Runs it, and raises EngineError unless it answers as the portfolio declares.
+
+    Args:
+        calls: how many images each call is given. Where a switch waits for it, one: a call of two takes
+            as long as inflating. That it answers several as well is found when it is optimised.
+    """
+    for images in calls:
         logits = engine.run(np.zeros((images, *spec.shape), np.float32))
         expected = (images, len(spec.classes))
         if logits.dtype != np.float32 or logits.shape != expected:

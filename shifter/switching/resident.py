@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from shifter.errors import EngineError
 from shifter.switching.backoff import Backoff
-from shifter.switching.engines import Engine, QuickEngine, ready, warm_up
+from shifter.switching.engines import ONE_AND_MORE, Engine, QuickEngine, ready, warm_up
 from shifter.switching.memory import Memory, building_bytes, smallest, usable
 from shifter.values import InputSpec, Profile, Variant
 
@@ -86,7 +86,7 @@ class Resident:
         self.ready: dict[str, Engine] = {}
         self._quick: list[str] = []
         self._backoff = Backoff()
-        self.make_ready(current, beside)
+        self.make_ready(current, beside, calls=ONE_AND_MORE)
         # Replaced as a whole, never changed: who has read it holds a name and an engine that belong together.
         self.active = Active(current, self.ready[current])
 
@@ -104,8 +104,11 @@ class Resident:
             return (name,)
         return (first, name)
 
-    def make_ready(self, name: str, beside: Collection[object] = ()) -> None:
+    def make_ready(self, name: str, beside: Collection[object] = (), calls: Sequence[int] = (1,)) -> None:
         """Inflates a variant, builds its engine and warms it up; within a budget, once there is room for it.
+
+        Args:
+            calls: see `shifter.switching.engines.warm_up`.
 
         Raises:
             EngineError, PackageError: if it does not run on this node.
@@ -117,7 +120,7 @@ class Resident:
         profile = self.profiles[name]
         kept = [self.portfolio, *self.ready.values(), *beside]
         self._memory.wait_for_room(name, building_bytes(profile), kept, _PATIENCE_S)
-        engine = ready(self.portfolio.inflate(name), self.portfolio.input_spec, self._build)
+        engine = ready(self.portfolio.inflate(name), self.portfolio.input_spec, self._build, calls)
         if isinstance(engine, QuickEngine):  # which needs the tensors as long as it is one
             if name not in self._quick:
                 self._quick.append(name)

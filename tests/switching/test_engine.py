@@ -4,6 +4,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -166,3 +167,19 @@ def test_a_graph_cannot_make_the_process_read_a_file(
         file.write(tensors.pop("classifier.bias").tobytes())
     with pytest.raises(EngineError, match="not found from the table"):
         OnnxEngine(variants["v0"].graph, tensors, quick=quick)
+
+
+def test_images_that_are_not_answered_one_by_one_are_no_answer(variants: dict[str, Variant]) -> None:
+    """Their mean, say: one answer for three."""
+    variant = variants["v1"]
+    model = onnx.ModelProto.FromString(variant.graph)
+    last = model.graph.node[-1]
+    output, last.output[0] = last.output[0], "each"
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["each"], [output], keepdims=1, axes=[0]))
+    model.opset_import[0].version = 17
+    for dimension in model.graph.output[0].type.tensor_type.shape.dim[:1]:
+        dimension.Clear()
+    engine = OnnxEngine(model.SerializeToString(), variant.tensors)
+    assert len(engine.run(IMAGES[:1])) == 1
+    with pytest.raises(EngineError, match=r"answers 3 images with an array of shape \(1, "):
+        engine.run(IMAGES[:3])

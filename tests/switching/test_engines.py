@@ -236,7 +236,12 @@ def test_a_switch_is_measured_as_it_is_made(package: bytes, monkeypatch: pytest.
         return Counted()
 
     portfolio = Portfolio.open(package)
-    with initialise(portfolio, Told(), build=build):
+    told = Told()
+    with initialise(portfolio, told, dwell=0.0, build=build, ahead_bytes=0) as host:
+        assert seen == [0, 1, 2], "what serves first is asked about several images as well"
+        seen.clear()
+        told.variant = "v2"
+        host.tick()
         by_host = seen.copy()
     seen.clear()
     monkeypatch.setattr(node_times, "make_engine", lambda: build)
