@@ -38,8 +38,12 @@ _ASK_S = 10.0
 
 
 def _address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise RecipeError(f"--url {url!r} is no address of a service: one like http://127.0.0.1:8000 is")
     return url.rstrip("/")
 

@@ -89,7 +89,8 @@ def _send(request: urllib.request.Request, timeout_s: float) -> tuple[int, Mappi
         with error:
             return error.code, dict(error.headers), error.read()
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        cause = getattr(error, "reason", None) or error
+        reason = getattr(cause, "strerror", None) or cause
         raise ServiceError(
             f"no service answers at {request.full_url} ({reason}): start it, or give its address with --url"
         ) from None
