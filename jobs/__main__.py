@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs import calibrate, cli, demo, generate, inspect, load, prune
+from jobs import calibrate, cli, demo, generate, inspect, load, prune, replay
 
 app = typer.Typer(name="shifter", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -20,6 +20,7 @@ app.command("calibrate")(calibrate.main)
 app.command("prune")(prune.main)
 app.command("demo")(demo.main)
 app.command("load")(load.main)
+app.command("replay")(replay.main)
 
 
 def main() -> None:

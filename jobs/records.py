@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Record:
     """One request and what became of it.
 
     Args:
         scheduled: when it was due, seconds from the start.
         sent: seconds after that until the client handed it over; the client's own lateness.
-        latency: seconds from ``scheduled`` to the answer's last byte.
+        latency: seconds from ``scheduled`` to the answer's last byte, or to the failure.
         status: of HTTP; 0 where no answer came.
         variant: as the answer names it; None where it is not a 200.
         images: indices of the images in it, into the array that the load was made from.
-        logits: float32 (images, classes); None where the answer is not a 200.
+        logits: float32 (images, classes); None where the answer is not a 200, or they were not kept.
+        predicted: the class of each image; None where the answer is not a 200, or cannot be read.
+        cause: why it was not answered; empty if it was.
     """
 
     scheduled: float
@@ -33,10 +35,18 @@ class Record:
     variant: str | None
     images: tuple[int, ...]
     logits: NDArray[np.float32] | None
+    predicted: tuple[int, ...] | None = None
+    cause: str = ""
 
     @property
     def answered(self) -> bool:
-        return self.status == 200
+        """With an answer that can be read."""
+        return self.status == 200 and not self.cause
+
+    @property
+    def refused(self) -> bool:
+        """The service said no: it is overloaded, or the request is not to its liking."""
+        return 400 <= self.status < 500 or self.status == 503
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +56,12 @@ class Recording:
     Args:
         began: when, in seconds since the epoch, which is the clock of a service's switches too.
         records: one per request, in the order in which they were due.
+        cpu_share: of the client: its processor's time over the load's; 1 is one core, all the time.
     """
 
     began: float
     records: list[Record]
+    cpu_share: float = 0.0
 
 
 def percentile(values: Sequence[float], q: float) -> float:
@@ -67,11 +79,11 @@ def accuracy(records: Sequence[Record], labels: NDArray[Any], objective_s: float
     """Share of all images asked about that were answered rightly, and within the objective."""
     asked = sum(len(r.images) for r in records)
     right = sum(
-        int(np.count_nonzero(np.argmax(r.logits, axis=1) == labels[list(r.images)]))
+        sum(c == labels[i] for c, i in zip(r.predicted, r.images, strict=True))
         for r in records
-        if r.logits is not None and r.latency <= objective_s
+        if r.predicted is not None and r.latency <= objective_s
     )
-    return right / asked if asked else math.nan
+    return int(right) / asked if asked else math.nan
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ def summarise(records: Sequence[Record], objective_s: float) -> Summary:
     for record in records:
         if record.variant is not None:
             variants[record.variant] = variants.get(record.variant, 0) + 1
-    refused = sum(r.status == 503 for r in records)
+    refused = sum(r.refused for r in records)
     return Summary(
         requests=len(records),
         answered=len(latencies),
@@ -148,13 +160,19 @@ def save(recording: Recording, path: Path) -> None:
     """An ``.npz`` file; every record must hold as many images."""
     records = recording.records
     answers = [r.logits for r in records if r.logits is not None]
+    nothing = [-1] * (len(records[0].images) if records else 0)
     np.savez(
         path,
+        allow_pickle=False,
         began=np.float64(recording.began),
+        cpu_share=np.float64(recording.cpu_share),
         times=np.array([(r.scheduled, r.sent, r.latency) for r in records], np.float64).reshape(-1, 3),
         status=np.array([r.status for r in records], np.int64),
         variant=np.array([r.variant or "" for r in records], np.str_),
+        cause=np.array([r.cause for r in records], np.str_),
         images=np.array([r.images for r in records], np.int64),
+        predicted=np.array([r.predicted or nothing for r in records], np.int64),
+        has_logits=np.array([r.logits is not None for r in records], np.bool_),
         logits=np.stack(answers) if answers else np.zeros((0, 0, 0), np.float32),
     )
 
@@ -164,22 +182,23 @@ def load(path: Path) -> Recording:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     answers = iter(arrays["logits"])
+    rows = zip(
+        *(arrays[name].tolist() for name in ("times", "status", "variant", "images", "predicted", "cause")),
+        arrays["has_logits"].tolist(),
+        strict=True,
+    )
     records = [
         Record(
             scheduled,
             sent,
             latency,
-            int(status),
-            str(variant) or None,
+            status,
+            variant or None,
             tuple(images),
-            next(answers) if variant else None,
+            next(answers) if has_logits else None,
+            None if predicted[0] < 0 else tuple(predicted),
+            cause,
         )
-        for (scheduled, sent, latency), status, variant, images in zip(
-            arrays["times"].tolist(),
-            arrays["status"],
-            arrays["variant"],
-            arrays["images"].tolist(),
-            strict=True,
-        )
+        for (scheduled, sent, latency), status, variant, images, predicted, cause, has_logits in rows
     ]
-    return Recording(float(arrays["began"]), records)
+    return Recording(float(arrays["began"]), records, float(arrays["cpu_share"]))

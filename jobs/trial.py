@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.load import Segment
 from jobs.records import Record, Recording, load
+from jobs.schedule import Segment
 from shifter.errors import DemoError
 from shifter.portfolio import Portfolio
 from shifter.switching.engine import OnnxEngine

@@ -17,6 +17,7 @@
     ├── EngineError        a variant cannot be executed on this node
     ├── RequestError       a request to the service cannot be answered        (also a ValueError)
     ├── OverloadError      the service has too much to do to take a request
+    ├── ServiceError       a service does not answer, or not as it should
     └── DemoError          the demonstration did not hold what it promises
 
 Each message says what is wrong, the offending value, and what would be right. Our own mistakes
@@ -107,6 +108,10 @@ class OverloadError(ShifterError):
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ServiceError(ShifterError):
+    """A service that is asked does not answer, or not as it should."""
 
 
 class DemoError(ShifterError):

@@ -67,6 +67,18 @@ def find(spec: Parquet) -> Source:
     )
 
 
+def read_file(path: Path, image: str, label: str) -> tuple[tuple[str, ...] | None, Iterator[Row]]:
+    """(names of the classes, if it says them; rows) of one file, whose columns those are.
+
+    Raises:
+        DataError: if it is not there, is not Parquet, or lacks one of the columns, or has it of another type.
+    """
+    # Of any size: whoever reads the rows decodes them.
+    spec = Parquet(name="parquet", folder=str(path.parent), size=1, image=image, label=label)
+    opened = partial(path.open, "rb")
+    return _described(path.name, opened, spec), _rows([(path.name, opened)], spec)
+
+
 def _open_folder(folder: str) -> tuple[fs.FileSystem, str]:
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", folder):
         return fs.LocalFileSystem(), local_folder(folder).as_posix()

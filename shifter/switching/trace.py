@@ -26,20 +26,31 @@ def read_trace(path: Path) -> NDArray[np.int64]:
     Raises:
         DataError: with the number of the line, if a row is not that.
     """
+    return _parse(path, _lines(path), "second")
+
+
+def read_counts(path: Path) -> tuple[NDArray[np.int64], int]:
+    """(requests, seconds that each number is of): like `read_trace`, of ``minute,requests`` rows as well."""
+    lines = _lines(path)
+    unit = "minute" if lines and lines[0].partition(",")[0].strip() == "minute" else "second"
+    return _parse(path, lines, unit), {"second": 1, "minute": 60}[unit]
+
+
+def _lines(path: Path) -> list[str]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return _parse(path, file.read().splitlines())
+            return file.read().splitlines()
     except OSError as error:
         raise DataError(f"the trace {path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise DataError(f"the trace {path} is no text: a CSV file of second,requests is wanted") from None
 
 
-def _parse(path: Path, lines: Sequence[str]) -> NDArray[np.int64]:
+def _parse(path: Path, lines: Sequence[str], unit: str) -> NDArray[np.int64]:
     def refuse(number: int, why: str) -> DataError:
-        return DataError(f"{path}, line {number}: {why}; a trace has the columns second,requests")
+        return DataError(f"{path}, line {number}: {why}; a trace has the columns {unit},requests")
 
-    if not lines or [name.strip() for name in lines[0].split(",")] != ["second", "requests"]:
+    if not lines or [name.strip() for name in lines[0].split(",")] != [unit, "requests"]:
         raise refuse(1, f"the heading is {lines[0] if lines else ''!r}")
     seconds: list[int] = []
     counts: list[int] = []
@@ -49,11 +60,11 @@ def _parse(path: Path, lines: Sequence[str]) -> NDArray[np.int64]:
             raise refuse(number, f"{row!r} is not two whole numbers")
         second, requests = int(found[1]), int(found[2])
         if seconds and second <= seconds[-1]:
-            raise refuse(number, f"second {second} comes after second {seconds[-1]}")
+            raise refuse(number, f"{unit} {second} comes after {unit} {seconds[-1]}")
         if seconds and second - seconds[0] >= _MOST_SECONDS:
-            raise refuse(number, f"second {second} makes the trace longer than {_MOST_SECONDS} s")
+            raise refuse(number, f"{unit} {second} makes the trace longer than {_MOST_SECONDS} {unit}s")
         if requests > _MOST_REQUESTS:
-            raise refuse(number, f"{requests} requests in a second are more than {_MOST_REQUESTS}")
+            raise refuse(number, f"{requests} requests in a {unit} are more than {_MOST_REQUESTS}")
         seconds.append(second)
         counts.append(requests)
     if not seconds:

@@ -78,7 +78,7 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it() -> None:
     cli.require("generate", "train", "json")
 
 
-JOBS = ["generate", "inspect", "calibrate", "demo", "load"]
+JOBS = ["generate", "inspect", "calibrate", "demo", "load", "replay"]
 
 
 @pytest.mark.parametrize("job", [[], *([job] for job in JOBS)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
-from jobs.load import Segment, arrivals, drive, encode, image_indices, parse_schedule, saturate
+from jobs.load_client import BROKEN, CAUSES, Fate, Log, Target, drive, saturate, temporary_payloads
+from jobs.protocols import Request, encode, groups, read_predict
 from jobs.records import Record, Recording, accuracy, attainment, load, save, summarise, timeline
+from jobs.schedule import Schedule, Segment, parse_schedule
 from shifter.errors import RecipeError
 
 segments = st.lists(
@@ -29,16 +32,17 @@ segments = st.lists(
 
 
 @given(segments, st.integers(0, 100), st.sampled_from(["poisson", "even"]))
-def test_arrivals_ascend_within_the_schedule_and_repeat(schedule, seed, spacing) -> None:
-    due = arrivals(schedule, seed, spacing)
+def test_arrivals_ascend_within_the_schedule_and_repeat(segments, seed, spacing) -> None:
+    schedule = Schedule.of(segments)
+    due = schedule.due(seed, spacing)
     assert np.all(np.diff(due) >= 0)
-    assert np.all((due >= 0) & (due <= sum(s.seconds for s in schedule) + 1e-9))
-    assert np.array_equal(due, arrivals(schedule, seed, spacing))
+    assert np.all((due >= 0) & (due <= schedule.total_s + 1e-9))
+    assert np.array_equal(due, schedule.due(seed, spacing))
 
 
 @given(segments)
 def test_even_arrivals_follow_the_rate_of_every_segment(schedule) -> None:
-    due = arrivals(schedule, 0, "even")
+    due = Schedule.of(schedule).due(0, "even")
     start = 0.0
     for segment in schedule:
         inside = np.count_nonzero((due >= start) & (due < start + segment.seconds))
@@ -47,10 +51,8 @@ def test_even_arrivals_follow_the_rate_of_every_segment(schedule) -> None:
 
 
 def test_random_arrivals_have_the_schedules_rate_and_a_poisson_spread() -> None:
-    schedule = [Segment(2.0, 100.0), Segment(1.0, 0.0), Segment(2.0, 20.0)]
-    counts = np.array(
-        [np.histogram(arrivals(schedule, seed), [0, 2, 3, 5])[0] for seed in range(200)], np.float64
-    )
+    schedule = Schedule.of([Segment(2.0, 100.0), Segment(1.0, 0.0), Segment(2.0, 20.0)])
+    counts = np.array([np.histogram(schedule.due(seed), [0, 2, 3, 5])[0] for seed in range(200)], np.float64)
     expected = np.array([200.0, 0.0, 40.0])
     # The mean of 200 runs lies within 5 standard errors, the variance of a count near its mean.
     assert np.all(np.abs(counts.mean(axis=0) - expected) <= 5 * np.sqrt(expected / 200))
@@ -77,21 +79,33 @@ def test_bodies_carry_the_pixels_exactly() -> None:
 
 
 def test_every_image_has_its_turn() -> None:
-    asked = image_indices(requests=5, per_request=3, images=7)
+    asked = groups(requests=5, per_request=3, images=7)
     assert [index for indices in asked for index in indices] == [i % 7 for i in range(15)]
+    # Then it begins anew: as many different ones as it takes for the turns to repeat.
+    assert groups(requests=100, per_request=3, images=6) == [(0, 1, 2), (3, 4, 5)]
+    assert len(groups(requests=100, per_request=4, images=6)) == 3
 
 
-async def answering(scenario: Callable[[str], Awaitable[Recording]], predict: Any) -> Recording:
-    """What ``scenario`` returns, given the address of a server whose ``POST /predict`` is ``predict``."""
+def body(index: int) -> Request:
+    return Request("/predict", json.dumps({"images": [index]}).encode(), {"Content-Type": "application/json"})
+
+
+async def answering(
+    scenario: Callable[[str, Log], Awaitable[None]], predict: Any, asked: list[tuple[int, ...]]
+) -> Recording:
+    """What is logged of ``scenario``, given the address of a server that answers with ``predict``."""
     server = web.Application()
     server.router.add_post("/predict", predict)
     runner = web.AppRunner(server, shutdown_timeout=0.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        return await scenario(f"http://127.0.0.1:{runner.addresses[0][1]}/predict")
-    finally:
-        await runner.cleanup()
+    with temporary_payloads() as payloads:
+        log = Log(payloads)
+        try:
+            await scenario(f"http://127.0.0.1:{runner.addresses[0][1]}", log)
+        finally:
+            await runner.cleanup()
+        return log.recording(asked, read_predict, keep_logits=True)
 
 
 def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None:
@@ -99,6 +113,7 @@ def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None
     time that the first one waited is in its record."""
     requests = 20
     arrived: list[int] = []
+    asked = [(i,) for i in range(requests)]
 
     async def scenario() -> Recording:
         last = asyncio.Event()
@@ -111,33 +126,66 @@ def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None
             if index == 0:
                 await last.wait()
             if index == 3:
-                return web.Response(status=503)
+                return web.json_response({"error": "7 wait already"}, status=503)
             if index == 4:
                 assert request.transport is not None
                 request.transport.abort()
+            if index == 5:
+                return web.Response(text="a lie", headers={"X-Shifter-Variant": "2x"})
             answer = {"predictions": [{"logits": [float(index), 1.0]}]}
             return web.json_response(answer, headers={"X-Shifter-Variant": "2x"})
 
         due = [0.01 * i for i in range(requests)]
-        asked = [(i,) for i in range(requests)]
-        bodies = [json.dumps({"images": [i]}).encode() for i in range(requests)]
-        return await answering(lambda url: drive(url, due, asked, bodies, timeout_s=20), predict)
+        bodies = [body(i) for i in range(requests)]
+        return await answering(
+            lambda url, log: drive(Target(url, timeout_s=20), due, bodies, log), predict, asked
+        )
 
     before = time.time()
     recording = asyncio.run(scenario())
     records = recording.records
     assert before <= recording.began <= time.time()
+    assert recording.cpu_share > 0
     assert sorted(arrived) == list(range(requests))
     assert [r.scheduled for r in records] == [0.01 * i for i in range(requests)]
-    assert [r.status for r in records] == [200, 200, 200, 503, 0] + [200] * 15
+    assert [r.status for r in records] == [200, 200, 200, 503, 0, 200] + [200] * 14
+    causes = {3: "HTTP 503: N wait already", 4: CAUSES[Fate.CONNECTION_LOST], 5: BROKEN}
     for index, record in enumerate(records):
-        answered = index not in (3, 4)
-        assert (record.logits is not None) == answered
+        assert record.cause == causes.get(index, "")
+        assert record.answered == (index not in causes)
+        assert record.refused == (index == 3)
+        assert (record.logits is not None) == record.answered
         assert record.logits is None or record.logits.tolist() == [[index, 1.0]]
-        assert record.variant == ("2x" if answered else None)
+        assert record.predicted == ((int(index == 0),) if record.answered else None)
+        assert record.variant == ("2x" if record.status == 200 else None)
         assert 0 <= record.sent <= record.latency
     # It was answered after the last one had been sent, 0.19 s later: not a matter of speed.
     assert records[0].latency >= 0.19
+
+
+def test_a_request_beyond_the_cap_is_not_sent_and_one_without_an_answer_times_out() -> None:
+    """Nothing is ever answered: two are sent and time out, the others find them in flight."""
+    arrived = 0
+
+    async def predict(request: web.Request) -> web.Response:
+        nonlocal arrived
+        await request.read()
+        arrived += 1
+        await asyncio.sleep(60)
+        raise AssertionError("the client waits for ever")
+
+    asked = [(i,) for i in range(5)]
+    recording = asyncio.run(
+        answering(
+            lambda url, log: drive(Target(url, {}, 2.0, 2), [0.0] * 5, [body(i) for i in range(5)], log),
+            predict,
+            asked,
+        )
+    )
+    assert arrived == 2
+    assert [r.cause for r in recording.records] == [CAUSES[Fate.TIMED_OUT]] * 2 + [CAUSES[Fate.NOT_SENT]] * 3
+    assert [r.images for r in recording.records] == asked
+    assert not any(r.answered or r.refused for r in recording.records)
 
 
 def test_a_closed_loop_keeps_every_client_busy_and_asks_about_everything() -> None:
@@ -153,9 +201,11 @@ def test_a_closed_loop_keeps_every_client_busy_and_asks_about_everything() -> No
         answer = {"predictions": [{"logits": [float(index)]}]}
         return web.json_response(answer, headers={"X-Shifter-Variant": "1x"})
 
-    bodies = [json.dumps({"images": [i]}).encode() for i in range(5)]
+    bodies = [body(i) for i in range(5)]
     asked = [(i,) for i in range(5)]
-    recording = asyncio.run(answering(lambda url: saturate(url, 0.3, 3, asked, bodies), predict))
+    recording = asyncio.run(
+        answering(lambda url, log: saturate(Target(url), 0.3, 3, bodies, log), predict, asked)
+    )
     assert most == 3
     assert len(recording.records) > 5
     for index, one in enumerate(recording.records):
@@ -216,6 +266,8 @@ def record(
         variant if ok else None,
         (image,),
         np.array([[0.0, 1.0]], np.float32) if ok else None,
+        (1,) if ok else None,
+        "" if ok else "why",
     )
 
 
@@ -259,6 +311,6 @@ def test_records_survive_the_file(statuses: list[int], tmp_path: Path) -> None:
     read = recording.records
     assert len(read) == len(records)
     for one, other in zip(read, records, strict=True):
-        a, b = vars(one), vars(other)
-        assert {k: v for k, v in a.items() if k != "logits"} == {k: v for k, v in b.items() if k != "logits"}
-        assert np.array_equal(one.logits, other.logits) if other.logits is not None else one.logits is None
+        for field in dataclasses.fields(Record):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert np.array_equal(a, b) if isinstance(b, np.ndarray) else a == b, field.name

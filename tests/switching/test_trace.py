@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shifter.errors import DataError
-from shifter.switching.trace import SECOND, draw_requests, read_trace, scale_to_peak
+from shifter.switching.trace import SECOND, draw_requests, read_counts, read_trace, scale_to_peak
 
 
 def written(folder: Path, text: str) -> Path:
@@ -17,6 +17,15 @@ def test_a_trace_is_read_and_seconds_that_are_not_named_had_none(tmp_path: Path)
     path = written(tmp_path, "second,requests\n3,7\n4,0\n7, 12\n")
     assert read_trace(path).tolist() == [7, 0, 0, 0, 12]
     assert read_trace(written(tmp_path, "second,requests\n")).size == 0
+
+
+def test_counts_say_of_how_many_seconds_they_are(tmp_path: Path) -> None:
+    for unit, width in (("second", 1), ("minute", 60)):
+        counts, seconds = read_counts(written(tmp_path, f"{unit},requests\n3,7\n5,2\n"))
+        assert (counts.tolist(), seconds) == ([7, 0, 2], width)
+    for text, what in (("hour,requests\n", "hour"), ("minute,requests\n5,1\n5,1\n", "minute 5 comes after")):
+        with pytest.raises(DataError, match=what):
+            read_counts(written(tmp_path, text))
 
 
 @pytest.mark.parametrize(
