@@ -35,6 +35,7 @@ from shifter.switching.initialise import initialise
 from shifter.switching.policies import Fixed, Policy, Slo, Trend
 from shifter.switching.providers import CPU
 from shifter.switching.refresh import Refresh
+from shifter.switching.resident import Deflated
 from shifter.values import InputSpec
 
 Read = Callable[[InputSpec], NDArray[np.float32]]
@@ -173,6 +174,11 @@ class EdgeService:
                 for switch in new:
                     observer.switched(switch)
                 observer.ticked(status)
+
+    @property
+    def portfolio(self) -> Deflated:
+        """The portfolio that serves."""
+        return self._host.portfolio
 
     def check(self) -> None:
         """Raises what ended the deciding, if anything did: a service that cannot switch is ill."""
