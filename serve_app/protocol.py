@@ -53,7 +53,7 @@ def decode(body: bytes, content_type: str, spec: InputSpec, limits: Limits) -> N
     if kind == JSON_TYPE:
         pixels = _from_json(body, spec, limits)
     elif kind in IMAGE_TYPES:
-        pixels = from_image(body, spec, limits)
+        pixels = _from_image(body, spec, limits)
     else:
         raise RequestError(
             f"the Content-Type is {content_type!r}: send one of {', '.join((JSON_TYPE, *IMAGE_TYPES))}",
@@ -67,7 +67,7 @@ def too_large(limits: Limits) -> RequestError:
     return RequestError(f"the body is larger than {limits.body_bytes} bytes, the limit", status=413)
 
 
-def from_image(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.float32]:
+def _from_image(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.float32]:
     """One encoded image, in whatever mode, to pixels of shape (1, c, h, w) in 0…pixel_max."""
     if spec.channels not in (1, 3):
         raise RequestError(

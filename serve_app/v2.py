@@ -29,7 +29,7 @@ from shifter.errors import RequestError
 
 # JSON up to here is read on the event loop, which is quicker than to hand it over.
 _LIGHT_BYTES = 16_384
-_NEEDS_HEADERS = ("X-Shifter-Variant", "X-Shifter-Min-Accuracy")
+_NEEDS_HEADERS = ("X-Shifter-Want-Variant", "X-Shifter-Min-Accuracy")
 _SHARED_MEMORY = "shared memory is not served: send tensors in the body"
 _ABSENT = {
     "/v2/systemsharedmemory/{rest:path}": _SHARED_MEMORY,
@@ -60,32 +60,34 @@ def router(service: EdgeService) -> APIRouter:
     reading = asyncio.Lock()  # a large body takes many times its bytes while it is read: one at a time
     engine = service.settings.engine
 
+    def name() -> str:
+        return service.portfolio.model
+
     def model(request: Request) -> str:
         """The name in the address; 404 unless that model, and version, serves."""
-        portfolio, named = service.portfolio, request.path_params
-        if named["name"] != portfolio.model:
-            raise _unknown("model", named["name"], portfolio.model)
-        if "version" in named and named["version"] != portfolio.digest:
-            raise _unknown("version", named["version"], portfolio.digest)
-        return portfolio.model
+        named, digest = request.path_params, service.portfolio.digest
+        if named["name"] != name():
+            raise _unknown("model", named["name"], name())
+        if "version" in named and named["version"] != digest:
+            raise _unknown("version", named["version"], digest)
+        return name()
 
     async def infer(request: Request) -> Response:
         """Classifies the images in the body; the answer names its variant, and that one's portfolio."""
-        name = model(request)
+        asked_of = model(request)
         service.admit()  # before a body is read only to be refused
         body, headers = await read(request, service.limits), request.headers
-        length, encoding = headers.get(HEADER_LENGTH), headers.get("content-encoding")
-        parsing = partial(_parsed, body, length, encoding, name, service.limits)
+        length, encoding = headers.get(HEADER_LENGTH), headers.get("content-encoding", "identity")
+        parsing = partial(_parsed, body, length, encoding, asked_of, service.limits)
         if _is_light(body, length, encoding):
             asked = parsing()
         else:
             async with reading:
                 asked = await asyncio.to_thread(parsing)
         needs_of(headers, asked.parameters)
-        answer = Answer(name, asked)
-        inferred = await service.infer(
-            lambda spec: images(asked.input, spec, service.limits), answer.outputs, request_id=asked.id or ""
-        )
+        answer = Answer(asked_of, asked)
+        read_images = partial(images, asked.input, limits=service.limits)
+        inferred = await service.infer(read_images, answer.outputs)
         version = request.path_params.get("version", inferred.portfolio)
         if version != inferred.portfolio:  # replaced while the request waited
             raise _unknown("version", version, inferred.portfolio)
@@ -112,7 +114,7 @@ def router(service: EdgeService) -> APIRouter:
 
     async def all_stats(_: Request) -> dict[str, Any]:
         """What was answered since the start, of the one model that there is."""
-        return {"model_stats": [statistics.to_json(service.portfolio.model)]}
+        return {"model_stats": [statistics.to_json(name())]}
 
     async def server(_: Request) -> dict[str, Any]:
         """Name, version, and the extensions of the protocol that are served."""
@@ -129,8 +131,7 @@ def router(service: EdgeService) -> APIRouter:
     async def index(request: Request) -> list[dict[str, str]]:
         """The model that serves; there is no other."""
         _check_index(await read(request, service.limits))
-        portfolio = service.portfolio
-        return [{"name": portfolio.model, "version": portfolio.digest, "state": "READY", "reason": ""}]
+        return [{"name": name(), "version": service.portfolio.digest, "state": "READY", "reason": ""}]
 
     for version in ("", "/versions/{version}"):
         path = f"/v2/models/{{name}}{version}"
@@ -170,19 +171,16 @@ def _unknown(what: str, named: str, there: str) -> RequestError:
     return RequestError(f"unknown {what} {shown(named)}: {there!r} serves", status=404)
 
 
-def _is_light(body: bytes, length: str | None, encoding: str | None) -> bool:
-    if encoding is not None:
+def _is_light(body: bytes, length: str | None, encoding: str) -> bool:
+    if encoding != "identity":
         return False
     if len(body) <= _LIGHT_BYTES:
         return True
     return length is not None and length.isdecimal() and len(length) < 10 and int(length) <= _LIGHT_BYTES
 
 
-def _parsed(
-    body: bytes, length: str | None, encoding: str | None, model: str, limits: Limits
-) -> InferRequest:
-    whole = body if encoding is None else inflate(body, encoding, limits.body_bytes)
-    return parse(whole, length, model)
+def _parsed(body: bytes, length: str | None, encoding: str, model: str, limits: Limits) -> InferRequest:
+    return parse(inflate(body, encoding, limits.body_bytes), length, model)
 
 
 def _check_index(body: bytes) -> None:

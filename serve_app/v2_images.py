@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.protocol import Limits, from_image
+from serve_app.protocol import IMAGE_TYPES, Limits, decode
 from serve_app.v2_request import BYTES, DTYPES, Tensor, byte_elements, shown, wrong
 from shifter.errors import RequestError
 from shifter.values import InputSpec
@@ -20,8 +20,9 @@ def images(tensor: Tensor, spec: InputSpec, limits: Limits) -> NDArray[np.float3
     Raises:
         RequestError: if the tensor holds anything else than images that the network reads.
     """
-    pixels = _decoded(tensor, spec, limits) if tensor.datatype == BYTES else _pixels(tensor, spec, limits)
-    return spec.normalise(pixels)
+    if tensor.datatype == BYTES:
+        return _decoded(tensor, spec, limits)
+    return spec.normalise(_pixels(tensor, spec, limits))
 
 
 def _pixels(tensor: Tensor, spec: InputSpec, limits: Limits) -> NDArray[Any]:
@@ -89,7 +90,8 @@ def _decoded(tensor: Tensor, spec: InputSpec, limits: Limits) -> NDArray[np.floa
     decoded = []
     for index, element in enumerate(byte_elements(tensor.data, count)):
         try:
-            decoded.append(from_image(bytes(element), spec, each))
+            # Either type: it is the bytes that tell which.
+            decoded.append(decode(bytes(element), IMAGE_TYPES[0], spec, each))
         except RequestError as error:
             raise RequestError(f"element {index} of encoded: {error}", status=error.status) from error
     return np.concatenate(decoded)

@@ -106,12 +106,15 @@ def wrong(message: str) -> RequestError:
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """A compressed body as it was; ``encoding`` is the header Content-Encoding.
+    """A body as it was before it was encoded; ``encoding`` is the header Content-Encoding.
 
     Raises:
         RequestError: if it is damaged, otherwise compressed, or longer than ``limit`` bytes.
     """
-    bits = _WINDOW_BITS.get(encoding.strip().lower())
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    bits = _WINDOW_BITS.get(encoding)
     if bits is None:
         known = ", ".join(_WINDOW_BITS)
         raise RequestError(
@@ -121,13 +124,13 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     try:
         inflated = stream.decompress(body, limit + 1)
     except zlib.error as error:
-        raise wrong(f"the body is not {encoding.strip()}: {error}") from error
+        raise wrong(f"the body is not {encoding}: {error}") from error
     if len(inflated) > limit:
         raise RequestError(f"the body inflates to more than {limit} bytes, the limit", status=413)
     if not stream.eof:
-        raise wrong(f"the body's {encoding.strip()} data end too early")
+        raise wrong(f"the body's {encoding} data end too early")
     if stream.unused_data:
-        raise wrong(f"{len(stream.unused_data)} bytes follow the body's {encoding.strip()} data")
+        raise wrong(f"{len(stream.unused_data)} bytes follow the body's {encoding} data")
     return inflated
 
 
@@ -246,14 +249,15 @@ def _input(inputs: object, binary: memoryview, has_header: bool) -> Tensor:
             f'there is no input {shown(name)}: there are "images", pixels, and "encoded", PNG or JPEG'
         )
     shape = _shape(holder.get("shape"), name)
-    size = _parameters(holder, name, ("binary_data_size",)).get("binary_data_size")
-    if size is None:
+    parameters, data = _parameters(holder, name, ("binary_data_size",)), holder.get("data")
+    if "binary_data_size" not in parameters:
         if len(binary):
             raise wrong(f"{len(binary)} bytes follow the JSON, and no input has a binary_data_size")
-        if "data" not in holder:
+        if data is None:
             raise wrong(f"{name} has neither data nor binary_data_size")
-        return Tensor(name, datatype, shape, _numbers(holder["data"], datatype, shape))
-    if "data" in holder:
+        return Tensor(name, datatype, shape, _numbers(data, datatype, shape))
+    size = parameters["binary_data_size"]
+    if data is not None:
         raise wrong(f"{name} has both data and binary_data_size: send one of them")
     if not has_header:
         raise wrong(

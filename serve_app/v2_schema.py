@@ -24,6 +24,11 @@ def _object(properties: Said, *required: str, description: str = "") -> Said:
     return {**said, "description": description} if description else said
 
 
+def _or_null(schema: Said) -> Said:
+    """What is left out may be there as null: some clients write all fields that they know of."""
+    return {**schema, "type": [schema["type"], "null"]}
+
+
 def _error(description: str) -> Said:
     schema = {"type": "object", "required": ["error"], "properties": {"error": _TEXT}}
     return {"description": description, "content": {JSON_TYPE: {"schema": schema}}}
@@ -60,8 +65,8 @@ _INPUT = _object(
         "name": {"type": "string", "enum": ["images", "encoded"]},
         "shape": {"type": "array", "items": _COUNT, "minItems": 1, "maxItems": 4},
         "datatype": {"type": "string", "enum": [*DTYPES, BYTES]},
-        "parameters": _object({"binary_data_size": _COUNT}),
-        "data": {"type": "array", "items": {}},
+        "parameters": _or_null(_object({"binary_data_size": _COUNT})),
+        "data": {"type": ["array", "null"], "items": {}},
     },
     "name",
     "shape",
@@ -70,7 +75,7 @@ _INPUT = _object(
 _OUTPUT = _object(
     {
         "name": {"type": "string", "enum": list(OUTPUTS)},
-        "parameters": _object({"binary_data": _FLAG, "classification": _COUNT}),
+        "parameters": _or_null(_object({"binary_data": _FLAG, "classification": _COUNT})),
     },
     "name",
 )
@@ -78,11 +83,13 @@ _NEEDED: dict[str, Said] = {"variant": _TEXT, "min_accuracy": {"type": "number",
 assert tuple(_NEEDED) == NEEDS
 _REQUEST = _object(
     {
-        "id": {**_TEXT, "description": "Given back with the answer."},
+        "id": {"type": ["string", "null"], "description": "Given back with the answer."},
         "model_name": {**_TEXT, "description": "That of the address, if at all."},
-        "parameters": _object(
-            {"binary_data_output": _FLAG, **_NEEDED},
-            description="binary_data_output: whether outputs follow the JSON as binary data.",
+        "parameters": _or_null(
+            _object(
+                {"binary_data_output": _FLAG, **_NEEDED},
+                description="binary_data_output: whether outputs follow the JSON as binary data.",
+            )
         ),
         "inputs": {
             "type": "array",
@@ -93,7 +100,7 @@ _REQUEST = _object(
             "width) or without n, as numbers or binary data; or encoded: n PNG or JPEG files, as such.",
         },
         "outputs": {
-            "type": "array",
+            "type": ["array", "null"],
             "items": _OUTPUT,
             "description": "Which of them; logits and classes, if there is no list.",
         },

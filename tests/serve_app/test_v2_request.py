@@ -108,7 +108,7 @@ def test_what_is_asked_for_is_read() -> None:
         Wanted("labels", False),
         Wanted("classes", True),
     )
-    for nothing in ({}, {"outputs": []}):
+    for nothing in ({}, {"outputs": []}, {"outputs": None, "id": None, "parameters": None}):
         request = parse(as_json({"inputs": [tensor], **nothing}), None, "m")
         assert request.outputs == (Wanted("logits"), Wanted("classes"))
         assert request.id is None
@@ -150,7 +150,7 @@ ROW = [0] * 4
         ({"inputs": [tensor(shape=[24])]}, "the shape of images is [24]"),
         ({"inputs": [tensor(shape=[1] * 1000)]}, "the shape of images"),
         ({"inputs": [tensor(shape=[2**63, 2**63, 2**63, 4])]}, "send them flat or nested"),
-        ({"inputs": [tensor(data=None)]}, "neither data nor binary_data_size"),
+        ({"inputs": [{**tensor(), "data": None}]}, "neither data nor binary_data_size"),
         ({"inputs": [tensor(data=7)]}, "a list of numbers"),
         ({"inputs": [tensor(data=[0] * 23)]}, "23 numbers"),
         ({"inputs": [tensor(data=[[[ROW] * 3] * 2])]}, "1 x 2 x 3 x 4 numbers"),
@@ -291,10 +291,15 @@ def test_a_compressed_body_is_inflated_up_to_the_limit(encoding: str) -> None:
 
 
 def test_other_encodings_are_refused() -> None:
-    for encoding in ("br", "gzip, gzip", "", "identity"):
+    for encoding in ("br", "gzip, gzip", "x" * 5000):
         with pytest.raises(RequestError, match="gzip, deflate") as caught:
             inflate(b"", encoding, 10)
         assert caught.value.status == 415
+
+
+def test_a_body_without_an_encoding_is_itself() -> None:
+    for encoding in ("", "identity"):
+        assert inflate(b"x" * 100, encoding, 10) == b"x" * 100
 
 
 def test_a_bomb_is_given_up_at_the_limit() -> None:
