@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -237,3 +243,34 @@ def test_the_asynchronous_client(address: str, expected: np.ndarray) -> None:
                 await client.infer("other", sent(PIXELS, "UINT8"))
 
     asyncio.run(ask())
+
+
+def test_the_examples_of_the_documentation(address: str, tmp_path: Path) -> None:
+    """In their order, in one folder, but for the one that installs the client."""
+    markdown = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks] == ["bash", "python", "bash"]
+    said = []
+    for language, text in blocks[1:]:
+        for there, here in (("127.0.0.1:8000", address), ('"vgg"', '"tiny"'), ("/vgg", "/tiny")):
+            text = text.replace(there, here)
+        command = [sys.executable, "-c"] if language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
+        }
+        done = subprocess.run(
+            [*command, text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert "'variant': '4x'" in said[0]
+    assert "error" not in said[1]
+    documents = [json.loads(line) for line in re.sub(r"\}\{", "}\n{", said[1]).splitlines()]
+    assert [
+        document.get("variant") or document.get("id") or document.get("name") for document in documents
+    ] == [
+        "4x",
+        "tiny",
+        "42",
+    ]
+    assert b'"binary_data_size":12' in (tmp_path / "answer.bin").read_bytes()
