@@ -58,6 +58,11 @@ def _shape(schema: Mapping[str, Any]) -> str:
     if not properties:
         return escape(f"{schema.get('format', '')} {schema['type']}".strip())
     return "; ".join(
-        f"<code>{escape(name)}</code>, {escape(part['type'])}: {escape(part.get('description', ''))}"
+        f"<code>{escape(name)}</code>, {escape(_kind(part))}: {escape(part.get('description', ''))}"
         for name, part in properties.items()
     )
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    kinds = schema["type"]
+    return kinds if isinstance(kinds, str) else " or ".join(kinds)

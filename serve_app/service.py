@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from serve_app.protocol import answer, decode
+from serve_app.observer import Answered, Observer
 from serve_app.settings import Settings
 from shifter.errors import OverloadError, StoreError
 from shifter.place import scheme_of
@@ -34,6 +35,11 @@ from shifter.switching.initialise import initialise
 from shifter.switching.policies import Fixed, Policy, Slo, Trend
 from shifter.switching.providers import CPU
 from shifter.switching.refresh import Refresh
+from shifter.switching.resident import Deflated
+from shifter.values import InputSpec
+
+Read = Callable[[InputSpec], NDArray[np.float32]]
+Write = Callable[[str, NDArray[np.float32], InputSpec], bytes]
 
 _SHOWN_SWITCHES = 50
 _SHOWN_LATENCIES = 1000
@@ -42,8 +48,8 @@ _DRAIN_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """An answer as JSON, the variant that computed it, and the digest of the variant's portfolio."""
+class Inferred:
+    """An answer as bytes, the variant that computed it, and the digest of the variant's portfolio."""
 
     content: bytes
     variant: str
@@ -106,6 +112,8 @@ class EdgeService:
                 calibrated=self._calibrated,
                 memory_bytes=settings.memory_bytes,
             )
+        self.observers: list[Observer] = []
+        self._told = 0.0  # when the last switch was that observers were told of
         self._refused = 0
         self._answered: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=_SHOWN_LATENCIES)
@@ -116,7 +124,7 @@ class EdgeService:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._repeat(self.settings.decide_every_s, self._switcher, lambda: self._host.tick())
+        self._repeat(self.settings.decide_every_s, self._switcher, self._tick)
         if self._refresh is not None and self.settings.refresh_s is not None:
             self._repeat(self.settings.refresh_s, self._refresher, self._refresh.look)
         return self
@@ -156,13 +164,29 @@ class EdgeService:
 
         self._tasks.append(asyncio.create_task(repeat()))
 
+    def _tick(self) -> None:
+        self._host.tick()
+        if self.observers:
+            status = self._host.status()
+            new = [switch for switch in status.switches if switch.time > self._told]
+            self._told = max((switch.time for switch in new), default=self._told)
+            for observer in self.observers:
+                for switch in new:
+                    observer.switched(switch)
+                observer.ticked(status)
+
+    @property
+    def portfolio(self) -> Deflated:
+        """The portfolio that serves."""
+        return self._host.portfolio
+
     def check(self) -> None:
         """Raises what ended the deciding, if anything did: a service that cannot switch is ill."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
-    def admit(self) -> None:
+    def admit(self, request_id: str = "") -> None:
         """To be asked before a body is read, too.
 
         Raises:
@@ -171,6 +195,8 @@ class EdgeService:
         if self._host.queue >= self.settings.max_queue:
             self._refused += 1
             self._host.refused()
+            for observer in self.observers:
+                observer.refused("queue", request_id)
             # When those inside will have been answered, at the pace of the last one.
             retry_after_s = max(1, math.ceil(self._host.queue * self._pace))
             raise OverloadError(
@@ -179,29 +205,37 @@ class EdgeService:
                 retry_after_s,
             )
 
-    async def predict(self, body: bytes, content_type: str) -> Predicted:
+    async def infer(self, read: Read, write: Write, *, request_id: str = "") -> Inferred:
         """The answer, and whose it is.
+
+        Args:
+            read: makes the network's input, float32 (images, channels, height, width), of the body.
+            write: makes the answer's bytes of the variant's name and its logits, (images, classes).
+                Both run on the codec's thread, and are given what the portfolio reads.
+            request_id: for the logs.
 
         Raises:
             RequestError: if the body is not what the model reads.
             OverloadError: at once, if as many requests as allowed are inside already.
         """
-        self.admit()
+        self.admit(request_id)
         arrived = time.perf_counter()
         loop = asyncio.get_running_loop()
         with self._host.request() as request:
-            images, decoding = await loop.run_in_executor(
-                self._codec, _timed, decode, body, content_type, request.input_spec, self.limits
-            )
+            images, decoding = await loop.run_in_executor(self._codec, _timed, read, request.input_spec)
             answered = await asyncio.wrap_future(request.submit(images))
             content, encoding = await loop.run_in_executor(
-                self._codec, _timed, answer, answered.variant, answered.logits, request.input_spec
+                self._codec, _timed, write, answered.variant, answered.logits, request.input_spec
             )
             request.overhead = decoding + encoding
         self._pace = request.overhead + answered.seconds
         self._answered[answered.variant] += 1
-        self._latencies.append(time.perf_counter() - arrived)
-        return Predicted(content, answered.variant, answered.portfolio)
+        seconds = time.perf_counter() - arrived
+        self._latencies.append(seconds)
+        told = Answered(answered.variant, len(images), seconds, answered.seconds, len(images), request_id)
+        for observer in self.observers:
+            observer.answered(told)
+        return Inferred(content, answered.variant, answered.portfolio)
 
     def status(self) -> dict[str, Any]:
         """What ``GET /status`` answers; plain data. Times in milliseconds but where they say UTC."""

@@ -42,7 +42,7 @@ def test_nothing_is_read_of_a_request_for_which_there_is_no_room(
         sent.append(1)
         yield b"{"
 
-    def full() -> None:
+    def full(*_: object) -> None:
         raise OverloadError("full", 3)
 
     monkeypatch.setattr(service, "admit", full)
@@ -60,10 +60,10 @@ def test_a_length_of_thousands_of_digits_is_too_large(service: EdgeService) -> N
 def test_an_engine_that_fails_is_told_as_an_error(
     service: EdgeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def predict(*_: object) -> None:
+    async def infer(*_: object) -> None:
         raise EngineError("it does not run")
 
-    monkeypatch.setattr(service, "predict", predict)
+    monkeypatch.setattr(service, "infer", infer)
     answer = post(service, b"{}")
     assert (answer.status_code, answer.json()) == (500, {"error": "it does not run"})
 

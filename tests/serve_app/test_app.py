@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 
 from jobs.load import encode
 from serve_app.app import create_app
+from serve_app.protocol import answer, decode
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
 from shifter.errors import EngineError, OverloadError, StoreError
@@ -155,8 +157,8 @@ def test_the_schema_names_the_bodies_that_are_taken(client: Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "says"),
     [
-        ("GET", "/predictions", 404, "GET /predictions: not found; there are POST /predict, GET /status"),
-        ("GET", "/predict", 405, "GET /predict: method not allowed; there are POST /predict, GET /status"),
+        ("GET", "/predictions", 404, "GET /predictions: not found; there are POST /predict, "),
+        ("GET", "/predict", 405, "GET /predict: method not allowed; there are POST /predict, "),
         ("GET", "/redoc", 404, "/redoc: not found"),
     ],
 )
@@ -298,12 +300,12 @@ def test_requests_inside_are_answered_before_the_service_ends(
         decoding = threading.Event()
         async with EdgeService(portfolio, settings) as service:
             service._codec.submit(decoding.wait, 60)
-            body = encode(PIXELS[:2])
-            inside = [asyncio.create_task(service.predict(body, "application/json")) for _ in range(5)]
+            read = partial(decode, encode(PIXELS[:2]), "application/json", limits=service.limits)
+            inside = [asyncio.create_task(service.infer(read, answer)) for _ in range(5)]
             await asyncio.sleep(0.05)
             await asyncio.to_thread(service._host.take_over, newer)
             asyncio.get_running_loop().call_later(0.2, decoding.set)
-        assert {answer.portfolio for answer in await asyncio.gather(*inside)} == {portfolio.digest}
+        assert {inferred.portfolio for inferred in await asyncio.gather(*inside)} == {portfolio.digest}
 
     asyncio.run(scenario())
 

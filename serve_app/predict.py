@@ -1,0 +1,74 @@
+"""``POST /predict``: encoded images or JSON pixels to classes, the project's own protocol."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from serve_app.answers import PORTFOLIO_HEADER, VARIANT_HEADER, respond
+from serve_app.body import read
+from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, answer, decode
+from serve_app.service import EdgeService
+
+
+def router(service: EdgeService) -> APIRouter:
+    """The route, on ``service``."""
+    routes = APIRouter()
+
+    @routes.post("/predict", openapi_extra=_REQUEST, responses=_RESPONSES, response_model=None)
+    async def predict(request: Request) -> Response:
+        """Classifies the images in the body; the answer names its variant, and that one's portfolio."""
+        service.admit()  # before a body is read only to be refused
+        body = await read(request, service.limits)
+        kind = request.headers.get("content-type", "")
+        answered = await service.infer(partial(decode, body, kind, limits=service.limits), answer)
+        return respond(answered, JSON_TYPE)
+
+    return routes
+
+
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
+_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "array", "items": {}},
+                            "description": "Per image a nested list of numbers in the data set's own "
+                            "range, of shape (channels, height, width); (height, width) where there is "
+                            "one channel.",
+                        }
+                    },
+                }
+            },
+            **dict.fromkeys(IMAGE_TYPES, _IMAGE),
+        },
+    }
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The variant, and per image its class and logits.",
+        "headers": {name: {"schema": {"type": "string"}} for name in (VARIANT_HEADER, PORTFOLIO_HEADER)},
+        "content": {JSON_TYPE: {"schema": {"type": "object"}}},
+    },
+    400: {"description": "The body cannot be read as what it claims to be."},
+    413: {"description": "The body, the image or their number is above a limit."},
+    415: {"description": "The Content-Type is none that this model reads."},
+    500: {"description": "The variant that serves failed on these images."},
+    422: {"description": "The pixels are not what this model reads."},
+    503: {
+        "description": "Too many requests wait already.",
+        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
+    },
+}
