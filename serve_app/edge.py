@@ -11,6 +11,8 @@ from ray import serve
 from ray.serve import Application
 
 from serve_app.app import create_app
+from serve_app.log import Log
+from serve_app.metrics import Metrics
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
 
@@ -26,6 +28,7 @@ class Edge:
     def __init__(self, settings: dict[str, Any]) -> None:
         validated = Settings.model_validate(settings)
         self._service = EdgeService.open(validated)
+        self._service.observers += [Metrics(validated), Log(validated)]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is made."""

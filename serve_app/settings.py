@@ -37,6 +37,8 @@ class Settings(BaseModel):
             ``512MiB``; by default, what the node has left.
         refresh_s: how often a newer portfolio is looked for; null for never.
         decide_every_s: how often the policy looks at the load.
+        log_requests: share of the answers that get a line each in the log; 0 for none, 1 for all. Late and
+            refused requests get one a second whatever it is.
         max_body_bytes, max_images, max_image_pixels: see `serve_app.protocol.Limits`. No more pixels
             than Pillow reads (`MOST_PIXELS`).
     """
@@ -55,6 +57,7 @@ class Settings(BaseModel):
     memory_bytes: ByteSize | None = Field(default=None, ge=1)
     refresh_s: float | None = Field(default=30.0, gt=0, allow_inf_nan=False)
     decide_every_s: float = Field(default=0.1, gt=0, le=10)
+    log_requests: float = Field(default=0.0, ge=0, le=1)
     max_body_bytes: int = Field(default=Limits.body_bytes, ge=1)
     max_images: int = Field(default=Limits.images, ge=1)
     max_image_pixels: int = Field(default=Limits.image_pixels, ge=1)
