@@ -174,6 +174,11 @@ class EdgeService:
                     observer.switched(switch)
                 observer.ticked(status)
 
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the portfolio that serves reads."""
+        return self._host.portfolio.input_spec
+
     def check(self) -> None:
         """Raises what ended the deciding, if anything did: a service that cannot switch is ill."""
         for task in self._tasks:
