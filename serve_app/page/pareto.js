@@ -40,7 +40,7 @@ function redraw() {
     svg.append(mark("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }));
     svg.append(mark("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, tick.toFixed(step < 1 ? 1 : 0)));
   }
-  const [least, most] = [0.75 * of(shown[0]), of(shown.at(-1)) / 0.75];
+  const [least, most] = [0.55 * of(shown[0]), of(shown.at(-1)) / 0.7];
   const x = scale(least, most, left, right, true);
   for (const tick of logTicksWithin(least, most)) {
     svg.append(mark("line", { class: "grid", x1: x(tick), x2: x(tick), y1: bottom, y2: bottom + 5 }));

@@ -156,9 +156,8 @@ function drawAxis(told) {
   const step = STEPS.find((each) => (each / view.span) * (width - view.left) >= 64) ?? 300;
   const offset = 60 * new Date(1e3 * view.end).getTimezoneOffset();
   for (let tick = Math.ceil((view.end - view.span - offset) / step) * step + offset; tick <= view.end; tick += step) {
-    const edge = x(tick) > width - 22 ? "end" : "middle";
     svg.append(mark("line", { class: "grid", x1: x(tick), x2: x(tick), y1: 0, y2: 5 }));
-    svg.append(mark("text", { x: edge === "end" ? width : x(tick), y: 18, "text-anchor": edge }, clock(tick, step < 60)));
+    if (x(tick) <= width - 26) svg.append(mark("text", { x: x(tick), y: 18, "text-anchor": "middle" }, clock(tick, step < 60)));
   }
   if (view.moment !== null) {
     const at = Math.min(Math.max(x(view.moment + 0.5), view.left), width - 28);

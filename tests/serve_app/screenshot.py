@@ -1,6 +1,6 @@
 """Makes the pictures of the live page in the README: a service under load, and Chromium looking at it.
 
-    make demo
+    python -m jobs.generate jobs/recipes/digits.yaml --store runs --name digits
     python -m tests.serve_app.screenshot runs/digits docs/images
 
 Serves a portfolio of scikit-learn's digits, without Ray, under a load that rises beyond what the
@@ -13,9 +13,11 @@ import argparse
 import io
 import threading
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+from playwright.sync_api import Browser, ViewportSize
 from sklearn.datasets import load_digits
 
 from jobs.load import Segment
@@ -24,6 +26,8 @@ from serve_app.service import EdgeService
 from serve_app.settings import Settings
 from tests.serve_app.browser import Look, chromium
 from tests.serve_app.server import serving
+
+Scheme = Literal["light", "dark"]
 
 PER_REQUEST = 64
 OBJECTIVE_MS = 150.0
@@ -34,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("portfolio", help="a run's folder, or a .zip")
     parser.add_argument("out", type=Path, help="folder of the pictures")
-    parser.add_argument("--all", action="store_true", help="of a phone's width and in the dark, too")
+    parser.add_argument("--phone", action="store_true", help="of a phone's width, too")
     arguments = parser.parse_args()
     digits = load_digits().images.astype("float32")
     sized = [Image.fromarray(d).resize((16, 16), Image.Resampling.BILINEAR) for d in digits]
@@ -49,21 +53,22 @@ def main() -> None:
         load.start()
         load.join(sum(segment.seconds for segment in schedule) - 4)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        for scheme, width in [("light", 1280), ("dark", 1280), ("light", 360), ("dark", 360)]:
-            if (scheme, width) == ("light", 1280) or arguments.all:
-                name = f"live-{scheme}.png" if width > 360 else f"live-{scheme}-{width}.png"
-                context = browser.new_context(
-                    color_scheme=scheme, viewport={"width": width, "height": 900}, device_scale_factor=1.5
-                )
-                page = Look(context, url).page
-                page.get_by_label("2 min", exact=True).check()
-                page.set_input_files(
-                    "#file", {"name": "digit.png", "mimeType": "image/png", "buffer": _png(digits[4])}
-                )
-                page.wait_for_selector("#class")
-                page.screenshot(path=arguments.out / name, full_page=True)
-                context.close()
+        _picture(browser, url, "light", 1280, arguments.out / "live-light.png", _png(digits[4]))
+        _picture(browser, url, "dark", 1280, arguments.out / "live-dark.png", _png(digits[4]))
+        if arguments.phone:
+            _picture(browser, url, "light", 360, arguments.out / "live-phone.png", _png(digits[4]))
         load.join()
+
+
+def _picture(browser: Browser, url: str, scheme: Scheme, width: int, path: Path, image: bytes) -> None:
+    viewport: ViewportSize = {"width": width, "height": 900}
+    context = browser.new_context(color_scheme=scheme, viewport=viewport, device_scale_factor=1.5)
+    page = Look(context, url).page
+    page.get_by_label("2 min", exact=True).check()
+    page.set_input_files("#file", {"name": "digit.png", "mimeType": "image/png", "buffer": image})
+    page.wait_for_selector("#class")
+    page.screenshot(path=path, full_page=True)
+    context.close()
 
 
 def _service(portfolio: str, **settings: object) -> EdgeService:
