@@ -16,7 +16,7 @@ export function number(value) {
 export const rate = (value) => (Number.isInteger(value) || value >= 99.95 ? count(Math.round(value)) : value.toFixed(1));
 
 /** Three figures, microseconds at the finest. */
-export const milliseconds = (value) => (value < 0.9995 ? value.toFixed(3) : value >= 9999.5 ? count(Math.round(value)) : value.toFixed(DIGITS(value, value)));
+export const milliseconds = (value) => (value < 0.9995 ? value.toFixed(3) : value >= 999.5 ? count(Math.round(value)) : value.toFixed(DIGITS(value, value)));
 
 /** A duration in the unit that suits it. */
 export const duration = (ms) => (ms >= 999.5 ? `${(ms / 1e3).toFixed(DIGITS(0, ms / 1e3))} s` : `${milliseconds(ms)} ms`);

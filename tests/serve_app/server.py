@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.responses import PlainTextResponse
 
 from serve_app.app import create_app
 from serve_app.service import EdgeService
@@ -26,6 +27,8 @@ def serving(service: EdgeService, *, prefix: str = "", port: int = 0) -> Iterato
 
     async def below(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
+            if not f"{scope['path']}/".startswith(f"{prefix}/"):
+                return await PlainTextResponse("another application's", 404)(scope, receive, send)
             scope["root_path"] = prefix
         await app(scope, receive, send)
 
