@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -43,6 +44,12 @@ def test_applications_are_served_side_by_side_and_gone_afterwards(
                 status = json.load(answer)
             assert status["portfolio"] == portfolio.digest
             assert [v["name"] for v in status["variants"]] == list(portfolio.names)
+            with urlopen(url, timeout=30) as answer:
+                assert answer.url == f"{url}/"  # what the page refers to is relative to that
+                addresses = re.findall(r'(?:href|src)="(page/.*?)"', answer.read().decode())
+            assert len(addresses) == 3
+            for address in (*addresses, "live.json"):
+                urlopen(f"{url}/{address}", timeout=30).close()
 
         records = Driver(pixels, per_request=5).saturate(urls["fixed"], seconds=1, clients=2).records
         assert {r.status for r in records} == {200}
