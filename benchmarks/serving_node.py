@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -25,6 +26,7 @@ Mode = Literal["proxy", "haproxy"]
 MODES: tuple[Mode, ...] = ("proxy", "haproxy")
 ROOT = Path(__file__).parents[1]
 _BIN = Path(sys.executable).parent
+T = TypeVar("T")
 _PATIENCE_S = 180.0
 _HEADS = ("gcs_server", "dashboard", "ServeController", "log_monitor", "autoscaler", "monitor")
 
@@ -59,6 +61,14 @@ class Node:
 
     def deploy(self, applications: Sequence[Application]) -> None:
         """Returns when all of them run and answer; others that were deployed before are gone."""
+        self.put(applications)
+        wanted = {one.name for one in applications}
+        patiently(lambda: self._running(wanted))
+        for name in wanted:
+            patiently(partial(self._routed, name))
+
+    def put(self, applications: Sequence[Application]) -> None:
+        """Asks for them, whatever becomes of it."""
         config = {
             "proxy_location": "HeadOnly",
             "http_options": {"host": self._host, "port": self.port},
@@ -67,10 +77,12 @@ class Node:
         }
         headers = self._headers | {"Content-Type": "application/json"}
         urlopen(Request(self._api, json.dumps(config).encode(), headers, method="PUT"), timeout=60).close()
-        wanted = {one.name for one in applications}
-        self._patiently(lambda: self._running(wanted))
-        for name in wanted:
-            self._patiently(lambda name=name: self._routed(name))
+
+    def applications(self) -> dict[str, Any]:
+        """What Ray Serve says of them, by name."""
+        with urlopen(Request(self._api, headers=self._headers), timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)["applications"]
+        return found
 
     def status(self, application: str) -> dict[str, Any]:
         """What an edge application says of itself."""
@@ -79,8 +91,7 @@ class Node:
         return told
 
     def _running(self, wanted: set[str]) -> None:
-        with urlopen(Request(self._api, headers=self._headers), timeout=30) as answer:
-            found = json.load(answer)["applications"]
+        found = self.applications()
         for name, one in found.items():
             if one["status"] == "DEPLOY_FAILED":
                 raise RuntimeError(f"{name} was not deployed: {one['message']} {one['deployments']}")
@@ -92,17 +103,6 @@ class Node:
         with urlopen(f"http://127.0.0.1:{self.port}/-/routes", timeout=10) as answer:
             if f"/{name}" not in json.load(answer):
                 raise ConnectionError(f"there is no route to {name} yet")
-
-    def _patiently(self, attempt: Any) -> None:
-        end = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                attempt()
-                return
-            except (URLError, ConnectionError, TimeoutError):
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
 
     def memory(self) -> dict[str, tuple[float, float]]:
         """MiB of each process by its name: resident, and with pages that others have as well in shares."""
@@ -120,6 +120,18 @@ class Node:
             before = found.get(name, (0.0, 0.0))
             found[name] = (before[0] + rss, before[1] + pss)
         return found
+
+
+def patiently(attempt: Callable[[], T]) -> T:
+    """What ``attempt`` returns, once it does; what stood in its way, if it never does."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return attempt()
+        except (URLError, ConnectionError, TimeoutError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
 
 
 def of_head(process: str) -> bool:
@@ -156,8 +168,12 @@ def _descendants(pid: int) -> set[int]:
 
 
 @contextmanager
-def node(mode: Mode) -> Iterator[Node]:
-    """A node of a cluster of its own, on 127.0.0.1; its processes and its folder go with it."""
+def node(mode: Mode, more: Mapping[str, str] | None = None) -> Iterator[Node]:
+    """A node of a cluster of its own; its processes and its folder go with it.
+
+    Args:
+        more: environment variables of its processes.
+    """
     folder = Path(tempfile.mkdtemp(prefix="shifter-"))
     gcs, dashboard, http, *others = _free_ports(6)
     environment = {
@@ -173,6 +189,7 @@ def node(mode: Mode) -> Iterator[Node]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     environment |= haproxy_environment(folder, others) if mode == "haproxy" else {}
+    environment |= more or {}
     start = [str(_BIN / "ray"), "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1"]
     start += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
     start += ["--dashboard-agent-listen-port=0"]
@@ -181,7 +198,7 @@ def node(mode: Mode) -> Iterator[Node]:
     try:
         # HAProxy looks for replicas at the node's address, so they have to listen there.
         started = Node(folder, environment, http, "127.0.0.1" if mode == "proxy" else "0.0.0.0", process.pid)
-        started._patiently(lambda: started._running(set()))
+        patiently(lambda: started._running(set()))
         yield started
     finally:
         # Not gracefully, which takes half a minute: nothing here is to be kept.
