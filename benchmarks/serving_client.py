@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _VARIANT = re.compile(rb"\r\nx-shifter-variant: *([^\r]+)", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+_ROOT = Path(__file__).parents[1]
 _RECEIVE = 1 << 20
 _UNKNOWN = 1 << 62
 
@@ -85,14 +86,19 @@ class Answers:
 
 
 class Client:
-    """The client's process; a context manager."""
+    """The client's process; a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        within: what goes before its command, such as ``ip netns exec NAME``.
+    """
+
+    def __init__(self, within: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving_client"],
+            [*within, sys.executable, "-m", "benchmarks.serving_client"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cwd=_ROOT,
         )
 
     def closed(self, asked: Asked, *, clients: int, seconds: float) -> Answers:

@@ -91,7 +91,7 @@ def test_what_cannot_be_started_takes_nothing_away(portfolio_path: Path, tmp_pat
         started.deploy([application(portfolio_path)])
         serving = replica(started)
         load = beside.submit(client.open, ask(started), np.arange(0, 20, 0.1))
-        for wrong, said in ((corrupt, str(corrupt)), (tmp_path / "gone.zip", "gone.zip")):
+        for wrong, said in ((corrupt, "as declared"), (tmp_path / "gone.zip", "gone.zip")):
             started.put([application(wrong)])
             assert said in patiently(lambda: failure(started))
             assert replica(started) == serving
