@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[1]
 _BIN = Path(sys.executable).parent
 T = TypeVar("T")
 _PATIENCE_S = 180.0
-_HEADS = ("gcs_server", "dashboard", "ServeController", "log_monitor", "autoscaler", "monitor")
+_MODULES = "dashboard's modules"
+_OF_HEAD = {"gcs_server", "dashboard.py", _MODULES, "monitor.py", "ray.util.client.server", "ServeController"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def patiently(attempt: Callable[[], T]) -> T:
 
 def of_head(process: str) -> bool:
     """Whether that process is one that an edge node without the head does not have."""
-    return any(part in process for part in _HEADS)
+    return process in _OF_HEAD
 
 
 def _name(command: bytes) -> str:
@@ -144,10 +145,10 @@ def _name(command: bytes) -> str:
     title = words[0] if words else "?"
     if title.startswith("ray::"):
         return title.removeprefix("ray::").split()[0].partition(".")[0]  # without what it is doing
+    if title.startswith("ray-dashboard-") or any("multiprocessing" in word for word in words):
+        return _MODULES
     if "python" not in Path(title).name:
         return Path(title).name
-    if any("multiprocessing" in word for word in words):
-        return "dashboard's modules"
     scripts = [Path(word).name for word in words[1:] if not word.startswith("-")]
     return scripts[0] if scripts else "python"
 
