@@ -33,6 +33,8 @@ class Settings(BaseModel):
             ONNX Runtime's. One that the node lacks is left out, and ``/status`` says so.
         threads: cores that one inference may use.
         cpus: what the replica reserves of the node's logical CPUs in Ray.
+        node_labels: those that the node which serves was started with (``ray start --labels site=north``);
+            any node by default.
         memory_bytes: what the package and the engines may take together, as a number of bytes or
             ``512MiB``; by default, what the node has left.
         refresh_s: how often a newer portfolio is looked for; null for never.
@@ -54,6 +56,7 @@ class Settings(BaseModel):
     providers: tuple[str, ...] = Field(default=(CPU,), min_length=1)
     threads: int = Field(default=1, ge=1)
     cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    node_labels: dict[str, str] = Field(default_factory=dict)
     memory_bytes: ByteSize | None = Field(default=None, ge=1)
     refresh_s: float | None = Field(default=30.0, gt=0, allow_inf_nan=False)
     decide_every_s: float = Field(default=0.1, gt=0, le=10)
