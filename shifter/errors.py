@@ -16,6 +16,7 @@
     ├── CalibrationError   a calibration is broken, or of another portfolio   (also a ValueError)
     ├── EngineError        a variant cannot be executed on this node
     ├── RequestError       a request to the service cannot be answered        (also a ValueError)
+    │   └── NeedsError     it asks of a variant what none here can give
     ├── OverloadError      the service has too much to do to take a request
     └── DemoError          the demonstration did not hold what it promises
 
@@ -95,6 +96,10 @@ class RequestError(ShifterError, ValueError):
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NeedsError(RequestError):
+    """A request asks of the variant that answers it what none of the portfolio can give, or nonsense."""
 
 
 class OverloadError(ShifterError):
