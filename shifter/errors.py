@@ -15,6 +15,7 @@
     ├── PackageError       a portfolio is broken, hostile or of another format (also a ValueError)
     ├── CalibrationError   a calibration is broken, or of another portfolio   (also a ValueError)
     ├── EngineError        a variant cannot be executed on this node
+    ├── SettingsError      what a service is told to use is not on its node   (also a ValueError)
     ├── RequestError       a request to the service cannot be answered        (also a ValueError)
     │   └── NeedsError     it asks of a variant what none here can give
     ├── OverloadError      the service has too much to do to take a request
@@ -83,6 +84,10 @@ class CalibrationError(ShifterError, ValueError):
 
 class EngineError(ShifterError):
     """A variant cannot be executed on this node."""
+
+
+class SettingsError(ShifterError, ValueError):
+    """A service's settings name what is not there on the node that serves."""
 
 
 class RequestError(ShifterError, ValueError):
