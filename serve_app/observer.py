@@ -7,9 +7,10 @@ from typing import Literal, Protocol
 
 from shifter.switching.host import Status, Switch
 
-Cause = Literal["queue", "deadline", "bytes", "needs", "request", "engine"]
-"""Why a request got no answer: the queue is full, its deadline cannot be met, too many bytes are being
-read, no variant is what it asks for, it is not what the model reads, or the engine failed."""
+Cause = Literal["queue", "deadline", "bytes", "stopping", "needs", "request", "engine"]
+"""Why a request got no answer: the queue is full, its deadline cannot be met, too many bytes are inside,
+the service is ending, no variant is what it asks for, it is not what the model reads, or the engine
+failed."""
 
 
 @dataclass(frozen=True)

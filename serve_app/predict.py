@@ -9,8 +9,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serve_app.answers import PORTFOLIO_HEADER, VARIANT_HEADER, respond
-from serve_app.body import read
-from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, answer, decode
+from serve_app.body import reading
+from serve_app.multipart import MULTIPART_TYPE
+from serve_app.needs import MIN_ACCURACY_HEADER, WANT_VARIANT_HEADER, needs_of
+from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, answer, decode, is_light
+from serve_app.request_id import request_id_of
 from serve_app.service import EdgeService
 
 
@@ -21,17 +24,54 @@ def router(service: EdgeService) -> APIRouter:
     @routes.post("/predict", openapi_extra=_REQUEST, responses=_RESPONSES, response_model=None)
     async def predict(request: Request) -> Response:
         """Classifies the images in the body; the answer names its variant, and that one's portfolio."""
-        service.admit()  # before a body is read only to be refused
-        body = await read(request, service.limits)
-        kind = request.headers.get("content-type", "")
-        answered = await service.infer(partial(decode, body, kind, limits=service.limits), answer)
+        headers = request.headers
+        with service.admit(request_id_of(headers)) as arrival:  # before a body is read only to be refused
+            needs = needs_of(headers)
+            async with reading(request, service.limits, arrival.reserve) as body:
+                kind = headers.get("content-type", "")
+                answered = await service.infer(
+                    partial(decode, body, kind, limits=service.limits),
+                    answer,
+                    needs=needs,
+                    request_id=arrival.request_id,
+                    is_light=is_light(body, kind),
+                )
         return respond(answered, JSON_TYPE)
 
     return routes
 
 
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["images"],
+        "properties": {
+            "images": {
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "string", "format": "binary"},
+                "description": "PNG or JPEG files, whatever their fields are called.",
+            }
+        },
+    },
+    "encoding": {"images": {"contentType": ", ".join(IMAGE_TYPES)}},
+}
 _REQUEST: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": WANT_VARIANT_HEADER,
+            "in": "header",
+            "schema": {"type": "string", "minLength": 1},
+            "description": "The variant that is to answer; refused if it cannot.",
+        },
+        {
+            "name": MIN_ACCURACY_HEADER,
+            "in": "header",
+            "schema": {"type": "number", "minimum": 0, "maximum": 1},
+            "description": "The least validation accuracy of the variant; refused if none has it.",
+        },
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -53,8 +93,9 @@ _REQUEST: dict[str, Any] = {
                 }
             },
             **dict.fromkeys(IMAGE_TYPES, _IMAGE),
+            MULTIPART_TYPE: _FORM,
         },
-    }
+    },
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -62,13 +103,13 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {name: {"schema": {"type": "string"}} for name in (VARIANT_HEADER, PORTFOLIO_HEADER)},
         "content": {JSON_TYPE: {"schema": {"type": "object"}}},
     },
-    400: {"description": "The body cannot be read as what it claims to be."},
+    400: {"description": "The body cannot be read as what it claims to be, or a header asks nonsense."},
     413: {"description": "The body, the image or their number is above a limit."},
     415: {"description": "The Content-Type is none that this model reads."},
     500: {"description": "The variant that serves failed on these images."},
-    422: {"description": "The pixels are not what this model reads."},
+    422: {"description": "The pixels are not what this model reads, or no variant is what is asked for."},
     503: {
-        "description": "Too many requests wait already.",
+        "description": "Too many requests wait already, or it cannot be answered in time.",
         "headers": {"Retry-After": {"schema": {"type": "integer"}}},
     },
 }

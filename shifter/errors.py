@@ -15,7 +15,9 @@
     ├── PackageError       a portfolio is broken, hostile or of another format (also a ValueError)
     ├── CalibrationError   a calibration is broken, or of another portfolio   (also a ValueError)
     ├── EngineError        a variant cannot be executed on this node
+    ├── SettingsError      what a service is told to use is not on its node   (also a ValueError)
     ├── RequestError       a request to the service cannot be answered        (also a ValueError)
+    │   └── NeedsError     it asks of a variant what none here can give
     ├── OverloadError      the service has too much to do to take a request
     ├── ServiceError       a service does not answer, or not as it should
     └── DemoError          the demonstration did not hold what it promises
@@ -85,6 +87,10 @@ class EngineError(ShifterError):
     """A variant cannot be executed on this node."""
 
 
+class SettingsError(ShifterError, ValueError):
+    """A service's settings name what is not there on the node that serves."""
+
+
 class RequestError(ShifterError, ValueError):
     """A request to the service cannot be answered.
 
@@ -96,6 +102,10 @@ class RequestError(ShifterError, ValueError):
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NeedsError(RequestError):
+    """A request asks of the variant that answers it what none of the portfolio can give, or nonsense."""
 
 
 class OverloadError(ShifterError):

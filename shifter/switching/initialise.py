@@ -8,9 +8,9 @@ from shifter.errors import EngineError
 from shifter.heap import give_own_pages
 from shifter.node import free_memory
 from shifter.switching.engines import make_engine
-from shifter.switching.host import Host
-from shifter.switching.memory import usable
-from shifter.switching.policies import Policy, choices
+from shifter.switching.host import MAX_BATCH, Host
+from shifter.switching.memory import servable
+from shifter.switching.policies import Policy
 from shifter.switching.resident import Build, Deflated
 from shifter.switching.switcher import Switcher
 
@@ -24,6 +24,7 @@ def initialise(
     *,
     dwell: float = 2.0,
     servers: int = 1,
+    max_batch: int = MAX_BATCH,
     build: Build | None = None,
     memory_bytes: int | None = None,
     ahead_bytes: int | None = None,
@@ -40,7 +41,7 @@ def initialise(
     Args:
         portfolio: as `shifter.portfolio.Portfolio.open` reads it, from a path, a bucket, or bytes.
         dwell: least seconds between two switches.
-        servers: requests computed at once.
+        servers: requests computed at once. max_batch: images of several requests in one call, at most.
         build: makes the engine of an inflated variant; by default ONNX Runtime on the processor, one
             core for each request (`shifter.switching.engines.make_engine`).
         memory_bytes: what package and engines may take together; None for no limit.
@@ -57,7 +58,7 @@ def initialise(
     if (ahead_bytes or 0) < 0:
         raise EngineError(f"ahead_bytes is at least 0: {ahead_bytes}")
     profiles = portfolio.profiles if calibration is None else calibration.apply(portfolio.profiles)
-    profiles = usable(choices(policy, profiles), portfolio.deflated_bytes, memory_bytes)
+    profiles = servable(policy, profiles, portfolio.deflated_bytes, memory_bytes)
     switcher = Switcher(profiles, policy, dwell=dwell, servers=servers, calibration=calibration)
     give_own_pages()
     portfolio.verify()
@@ -66,6 +67,7 @@ def initialise(
         switcher,
         build or make_engine(),
         servers=servers,
+        max_batch=max_batch,
         memory_bytes=memory_bytes,
         ahead_bytes=ahead_bytes,
         free_memory=free_memory,

@@ -20,20 +20,22 @@ _GRAIN = 0.01
 
 @dataclass(frozen=True)
 class Service:
-    """One request that was answered.
+    """One call of the engine, and the requests that it answered.
 
     Args:
-        variant: the variant that answered it.
-        images: how many it carried.
-        seconds: time of the engine's call. overhead: time that the server spent on the request
+        variant: the variant that answered them.
+        images: how many they carried together.
+        seconds: time of the engine's call. overhead: time that the server spent on each request
             besides (decoding it, encoding its answer), whichever the variant. Waiting counts in
             neither.
+        requests: how many; none, if the call was only to see how long it takes.
     """
 
     variant: str
     images: int
     seconds: float
     overhead: float = 0.0
+    requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Observation:
     Args:
         time: seconds on any clock that does not run backwards.
         requests: how many arrived, those included that were refused at once.
-        queue: requests inside now, waiting or being worked on.
-        services: the requests answered.
+        queue: requests inside now, waiting or being worked on; those of one call count as one.
+        services: what was answered.
         free_bytes: what variants may take besides the package, the one that serves included; None
             if that is not known.
     """
@@ -88,7 +90,7 @@ class Load:
         self._standing = _Extreme(_SHORTEST)
         self._arrived = _Count()
         self._answered = _Count()
-        self._sizes: deque[int] = deque(maxlen=_ENOUGH_REQUESTS)
+        self._sizes: deque[float] = deque(maxlen=_ENOUGH_REQUESTS)
         self._start: float | None = None
         self._time = 0.0
         self._last_request = 0.0
@@ -132,14 +134,15 @@ class Load:
         self.surge = max(self.rate, surely)
         self.peak = -self._peaks.least(now, -self.surge)
 
-        if seen.services:
-            self._sizes.extend(service.images for service in seen.services)
+        for service in seen.services:
+            self._sizes.extend([service.images / max(service.requests, 1)] * service.requests)
+        if self._sizes:
             self.request_images = sum(self._sizes) / len(self._sizes)
 
         self.queue = seen.queue
         self.standing_queue = int(self._standing.least(now, seen.queue))
         self.arrived = self._arrived.add(now, seen.requests)
-        self.answered = self._answered.add(now, len(seen.services))
+        self.answered = self._answered.add(now, sum(service.requests for service in seen.services))
 
 
 class _Window:

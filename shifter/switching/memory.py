@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Collection, Mapping
 
 from shifter.errors import EngineError
+from shifter.switching.policies import Policy, choices
 from shifter.values import Profile
 
 _POLL_S = 0.002
@@ -49,16 +50,46 @@ def usable(
             f"{least}; give at least {least}"
         )
 
+    return beside(first, profiles, package_bytes, memory_bytes)
+
+
+def beside(
+    first: str, profiles: Mapping[str, Profile], package_bytes: int, memory_bytes: int | None
+) -> dict[str, Profile]:
+    """``first``, and those that fit a budget beside it while either is built, in their order."""
+
     def fits(name: str) -> bool:
         pair = (profiles[name], profiles[first])
         larger = max(profile.tensor_bytes for profile in pair)
-        return package_bytes + sum(profile.memory_bytes for profile in pair) + larger <= memory_bytes
+        taken = package_bytes + sum(profile.memory_bytes for profile in pair) + larger
+        return memory_bytes is None or taken <= memory_bytes
 
     return {name: profile for name, profile in profiles.items() if name == first or fits(name)}
 
 
-class NoRoomError(EngineError):
+def servable(
+    policy: Policy, profiles: Mapping[str, Profile], package_bytes: int, memory_bytes: int | None
+) -> dict[str, Profile]:
+    """The variants that can serve within a budget: all that a policy may choose of them, and what else
+    fits beside, for requests that need it and for administration.
+
+    Raises:
+        EngineError: as `usable`, of what the policy may choose.
+    """
+    chosen = usable(choices(policy, profiles), package_bytes, memory_bytes)
+    return beside(smallest(chosen), profiles, package_bytes, memory_bytes)
+
+
+class NotNowError(EngineError):
+    """What is asked cannot be done now, and may be later: nothing is wrong with it."""
+
+
+class NoRoomError(NotNowError):
     """A budget has no room for a variant now; the variant itself may be sound."""
+
+
+class Reservation:
+    """Room for what is being made; given up when it is made, or dropped."""
 
 
 class Memory:
@@ -76,11 +107,18 @@ class Memory:
         self._counted = 0
         self._stopped = threading.Event()
 
-    def count(self, thing: object, nbytes: int) -> None:
+    def count(self, thing: object, nbytes: int, instead_of: Reservation | None = None) -> None:
         """From here on, until it is gone."""
         with self._lock:
             self._counted += thing not in self._bytes
             self._bytes[thing] = nbytes
+            if instead_of is not None:
+                self._give_up(instead_of)
+
+    def give_up(self, room: Reservation) -> None:
+        """What was reserved is free again; that is once enough."""
+        with self._lock:
+            self._give_up(room)
 
     @property
     def taken(self) -> int:
@@ -94,8 +132,10 @@ class Memory:
         with self._lock:
             return self._counted - len(self._bytes)
 
-    def wait_for_room(self, name: str, nbytes: int, kept: Collection[object], patience_s: float) -> None:
-        """Returns once ``nbytes`` more are within the limit, as others let go of what is not ``kept``.
+    def reserve(self, name: str, nbytes: int, kept: Collection[object], patience_s: float) -> Reservation:
+        """Takes ``nbytes`` once they are within the limit, as others let go of what is not ``kept``.
+
+        What others have reserved is not waited for.
 
         Args:
             name: of what is to take them, for messages.
@@ -104,16 +144,18 @@ class Memory:
             NoRoomError: if they are not even within it beside ``kept`` alone.
             TimeoutError: if others held on to the rest for ``patience_s``, or waiting was stopped.
         """
-        if self.limit is None:
-            return
+        made = Reservation()
         known, end = {id(thing) for thing in kept}, time.monotonic() + patience_s
         waited = 0
         while True:
-            things, taken = self._things()
-            needed = taken + nbytes
-            if needed <= self.limit:
-                return
-            if things <= known:
+            with self._lock:
+                needed = sum(self._bytes.values()) + nbytes
+                if self.limit is None or needed <= self.limit:
+                    self._counted += 1
+                    self._bytes[made] = nbytes
+                    return made
+                others = {id(thing) for thing in self._bytes if not isinstance(thing, Reservation)}
+            if others <= known:
                 raise NoRoomError(
                     f"memory_bytes is {self.limit}: {name}, and what stays beside it, take {needed}"
                 )
@@ -129,6 +171,5 @@ class Memory:
         """Nobody waits for room any more."""
         self._stopped.set()
 
-    def _things(self) -> tuple[set[int], int]:
-        with self._lock:
-            return {id(thing) for thing in self._bytes}, sum(self._bytes.values())
+    def _give_up(self, room: Reservation) -> None:
+        self._counted -= self._bytes.pop(room, None) is not None

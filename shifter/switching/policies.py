@@ -72,7 +72,9 @@ class Fixed:
         return self.variant
 
     def choose(self, now: Situation) -> tuple[str, str]:
-        return now.current, f"{now.current} is fixed"
+        if self.variant in now.profiles:
+            return self.variant, f"{self.variant} is fixed"
+        return now.current, f"{self.variant} is fixed, and cannot serve now"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from shifter.errors import EngineError
 from shifter.switching.backoff import Backoff
 from shifter.switching.engines import ONE_AND_MORE, Engine, QuickEngine, ready, warm_up
 from shifter.switching.memory import Memory, building_bytes, smallest, usable
+from shifter.switching.needs import Needs
+from shifter.switching.pace import Pace
 from shifter.values import InputSpec, Profile, Variant
 
 _PATIENCE_S = 10.0
@@ -54,10 +56,14 @@ class Active(NamedTuple):
 
 
 class Resident:
-    """One portfolio and its engines. Any thread may read ``active``; the rest is the switching one's.
+    """One portfolio and its engines.
+
+    Any thread may read ``active``, `engine_for` and `able`; the rest is the switching one's.
 
     Args:
         profiles: the variants that may serve, smallest first.
+        chosen: those of them that the policy may choose; the others serve who needs them.
+        pace: how long their calls take.
         memory: where what it takes is counted.
         ahead_bytes: the most that neighbours inflated ahead may take.
         current: the variant that serves first.
@@ -71,6 +77,8 @@ class Resident:
         self,
         portfolio: Deflated,
         profiles: Mapping[str, Profile],
+        chosen: Collection[str],
+        pace: Pace,
         build: Build,
         memory: Memory,
         ahead_bytes: int,
@@ -79,6 +87,8 @@ class Resident:
     ) -> None:
         self.portfolio = portfolio
         self.profiles = dict(profiles)
+        self.pace = pace
+        self._chosen = frozenset(chosen)
         self._build = build
         self._memory = memory
         self._ahead_bytes = ahead_bytes
@@ -86,9 +96,35 @@ class Resident:
         self.ready: dict[str, Engine] = {}
         self._quick: list[str] = []
         self._backoff = Backoff()
+        self._asked: dict[str, float] = {}
         self.make_ready(current, beside, calls=ONE_AND_MORE)
         # Replaced as a whole, never changed: who has read it holds a name and an engine that belong together.
         self.active = Active(current, self.ready[current])
+
+    def able(self, needs: Needs) -> tuple[str, ...] | None:
+        """The variants that meet them, the fastest first; None if any does.
+
+        Raises:
+            NeedsError: if there are none.
+        """
+        return needs.met_by(self.portfolio.profiles, self.profiles) if needs else None
+
+    def engine_for(self, able: tuple[str, ...] | None) -> Active | None:
+        """That of the active variant if it is one of ``able``, else of the first that is ready, if one is."""
+        active, ready = self.active, self.ready
+        if able is None or active.name in able:
+            return active
+        return next((Active(name, ready[name]) for name in able if name in ready), None)
+
+    def ask(self, name: str, now: float) -> None:
+        """Takes note that a request needs it, for which it is kept for some time."""
+        self._asked[name] = now
+
+    def asked(self, since: float) -> tuple[str, ...]:
+        """The variants that are ready and were needed since then, the last one first."""
+        ready, asked = self.ready, self._asked.copy()
+        recent = [name for name, time in asked.items() if time >= since and name in ready]
+        return tuple(sorted(recent, key=lambda name: -asked[name]))
 
     def activate(self, name: str) -> None:
         """Lets a variant that is ready serve, from the next request on."""
@@ -104,7 +140,13 @@ class Resident:
             return (name,)
         return (first, name)
 
-    def make_ready(self, name: str, beside: Collection[object] = (), calls: Sequence[int] = (1,)) -> None:
+    def make_ready(
+        self,
+        name: str,
+        beside: Collection[object] = (),
+        patience_s: float | None = None,
+        calls: Sequence[int] = (1,),
+    ) -> None:
         """Inflates a variant, builds its engine and warms it up; within a budget, once there is room for it.
 
         Args:
@@ -119,14 +161,17 @@ class Resident:
             return
         profile = self.profiles[name]
         kept = [self.portfolio, *self.ready.values(), *beside]
-        self._memory.wait_for_room(name, building_bytes(profile), kept, _PATIENCE_S)
-        engine = ready(self.portfolio.inflate(name), self.portfolio.input_spec, self._build, calls)
-        if isinstance(engine, QuickEngine):  # which needs the tensors as long as it is one
-            if name not in self._quick:
-                self._quick.append(name)
-            self._memory.count(engine, building_bytes(profile))
-        else:
-            self._memory.count(engine, profile.memory_bytes)
+        patience_s = _PATIENCE_S if patience_s is None else patience_s
+        room = self._memory.reserve(name, building_bytes(profile), kept, patience_s)
+        try:
+            engine = ready(self.portfolio.inflate(name), self.portfolio.input_spec, self._build, calls)
+            is_quick = isinstance(engine, QuickEngine)  # which needs the tensors as long as it is one
+            takes = building_bytes(profile) if is_quick else profile.memory_bytes
+            self._memory.count(engine, takes, instead_of=room)
+        finally:
+            self._memory.give_up(room)
+        if is_quick and name not in self._quick:
+            self._quick.append(name)
         self.ready = {**self.ready, name: engine}
 
     def optimise(self) -> None:
@@ -190,7 +235,7 @@ class Resident:
         Args:
             free: what engines may take, in bytes; None if that is not known.
         """
-        names = list(self.profiles)
+        names = [name for name in self.profiles if name in self._chosen or name == self.active.name]
         here = names.index(self.active.name)
         wanted: list[str] = []
         for neighbour in (here - 1, here + 1):

@@ -55,7 +55,7 @@ class ServiceTimes:
     def learn(self, services: Iterable[Service]) -> None:
         """Takes in answered requests; those of variants that are not here are none."""
         known = [s for s in services if s.variant in self._expected and s.images > 0 and _is_time(s.seconds)]
-        self._learn_overhead([s for s in known if _is_time(s.overhead)])
+        self._learn_overhead([s for s in known if s.requests and _is_time(s.overhead)])
         by_variant: dict[str, list[float]] = {}
         for service in known:
             expected = self._expected[service.variant](service.images)
@@ -66,7 +66,19 @@ class ServiceTimes:
 
     def predict(self, variant: str, images: float) -> float:
         """Seconds of a server's time that a request of ``images`` images takes; never less for more."""
-        return self.overhead + self._ratios.of(variant) * self._expected[variant](images)
+        return self.overhead + self.engine(variant, images)
+
+    def engine(self, variant: str, images: float) -> float:
+        """Seconds of one call of the engine with so many images."""
+        return self.ratio_of(variant) * self.expected(variant, images)
+
+    def expected(self, variant: str, images: float) -> float:
+        """The same as measured beforehand, whatever was seen since."""
+        return self._expected[variant](images)
+
+    def ratio_of(self, variant: str) -> float:
+        """Engine time seen over engine time expected."""
+        return self._ratios.of(variant)
 
     def renewed(self, profiles: Mapping[str, Profile], calibration: Calibration | None) -> ServiceTimes:
         """For the variants of another portfolio, with what was learnt of the node."""
@@ -80,12 +92,15 @@ class ServiceTimes:
         if not known:
             return
         # One stray request counts as far beyond the prediction as it may in the ratio.
-        mean = sum(
-            min(s.overhead, self.overhead + (OUTLIER - 1) * self.predict(s.variant, s.images)) for s in known
-        ) / len(known)
-        weight = len(known) / (self._worth + len(known))
-        self._worth = min(self._worth + len(known), _MEMORY)
+        requests = sum(s.requests for s in known)
+        mean = sum(s.requests * min(s.overhead, self._most_overhead(s)) for s in known) / requests
+        weight = requests / (self._worth + requests)
+        self._worth = min(self._worth + requests, _MEMORY)
         self.overhead += weight * (mean - self.overhead)
+
+    def _most_overhead(self, service: Service) -> float:
+        predicted = self.predict(service.variant, service.images / service.requests)
+        return self.overhead + (OUTLIER - 1) * predicted
 
 
 class Curve:

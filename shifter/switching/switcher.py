@@ -77,6 +77,8 @@ class Switcher:
         self._time = 0.0
         self.current = policy.start(profiles)
         """The variant last decided on."""
+        self.pinned: str | None = None
+        """The variant that is to serve whatever the policy says, as long as there is memory for it."""
 
     def observe(self, seen: Observation) -> Decision:
         """Takes in what happened since the last call, and decides.
@@ -91,6 +93,8 @@ class Switcher:
         regained = (seen.time - self._time) / (_DWELLS_PER_RISE * self._dwell) if self._dwell else _RISES
         self._rises, self._time = min(self._rises + regained, _RISES), seen.time
         profiles = self._eligible(seen)
+        if self.pinned is not None and self.pinned in profiles:
+            return self._hold(self.pinned, seen)
         if self.current not in profiles:
             return self._retreat(profiles, seen)
         chosen, reason = self.policy.choose(self._situation(profiles))
@@ -101,7 +105,14 @@ class Switcher:
                 reason = f"{reason}; but it went up often of late, and waits"
             else:
                 self.current, self._last_switch = chosen, seen.time
+        if self.pinned is not None:
+            reason = f"{self.pinned} is pinned, and cannot serve now; {reason}"
         return Decision(self.current, reason, self._load.rate)
+
+    @property
+    def times(self) -> ServiceTimes:
+        """What it expects of the variants' calls."""
+        return self._times
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
@@ -148,6 +159,12 @@ class Switcher:
         least = min(profile.memory_bytes for profile in self._profiles.values())
         limit = max(free_bytes, least)
         return {name: one for name, one in self._profiles.items() if one.memory_bytes <= limit}
+
+    def _hold(self, name: str, seen: Observation) -> Decision:
+        """The pinned one, at once."""
+        if name != self.current:
+            self.current, self._last_switch = name, seen.time
+        return Decision(name, f"{name} is pinned", self._load.rate)
 
     def _retreat(self, profiles: Mapping[str, Profile], seen: Observation) -> Decision:
         """To the next smaller one of ``profiles``, whatever the policy."""

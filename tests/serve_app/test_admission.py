@@ -60,7 +60,7 @@ def test_a_length_of_thousands_of_digits_is_too_large(service: EdgeService) -> N
 def test_an_engine_that_fails_is_told_as_an_error(
     service: EdgeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def infer(*_: object) -> None:
+    async def infer(*_: object, **__: object) -> None:
         raise EngineError("it does not run")
 
     monkeypatch.setattr(service, "infer", infer)

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
+from serve_app.service import url_safe
 from serve_app.settings import MOST_PIXELS, Settings
 
 
@@ -32,6 +33,14 @@ from serve_app.settings import MOST_PIXELS, Settings
         {"refresh_s": 0},
         {"max_image_pixels": MOST_PIXELS + 1},
         {"memory_bytes": 0},
+        {"deadline_ms": 0},
+        {"deadline_ms": float("inf")},
+        {"max_batch": 0},
+        {"model": ""},
+        {"model": "a/b"},
+        {"model": ".."},
+        {"max_read_bytes": "1KiB"},
+        {"admin_token": "secret"},
         {"memory_bytes": "512 bananas"},
     ],
 )
@@ -54,6 +63,26 @@ def test_an_objective_is_of_the_policy_that_keeps_it() -> None:
     assert Settings(portfolio="x.zip", policy="trend").objective_ms is None
     with pytest.raises(ValidationError, match="objective_ms is for the policy 'slo', and 'trend'"):
         Settings(portfolio="x.zip", policy="trend", objective_ms=100)
+
+
+def test_what_contradicts_itself_is_told_with_the_remedy() -> None:
+    with pytest.raises(
+        ValidationError, match=r"deadline_ms=50 .* within objective_ms=100: give at least that"
+    ):
+        Settings(portfolio="x.zip", deadline_ms=50)
+    with pytest.raises(
+        ValidationError, match=r"max_read_bytes=1000 holds no body of max_body_bytes=\d+: give"
+    ):
+        Settings(portfolio="x.zip", max_read_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("vgg16", "vgg16"), ("torchvision:resnet18", "torchvision-resnet18"), ("../ä b", "b"), ("…", "model")],
+)
+def test_a_model_is_called_what_a_path_can_hold(given: str, name: str) -> None:
+    assert url_safe(given) == name
+    assert Settings(portfolio="x.zip", model=name).model == name
 
 
 def test_no_more_pixels_than_pillow_reads() -> None:

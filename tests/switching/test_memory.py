@@ -89,21 +89,24 @@ def test_what_is_counted_counts_until_it_is_gone() -> None:
     held = [second]
     threading.Timer(0.05, held.clear).start()
     del second
-    memory.wait_for_room("v1", 70, [first], patience_s=60)
+    room = memory.reserve("v1", 70, [first], patience_s=60)
+    assert (memory.taken, memory.gone) == (100, 1)
+    memory.give_up(room)
+    memory.give_up(room)
     assert (memory.taken, memory.gone) == (30, 1)
     with pytest.raises(NoRoomError, match=r"memory_bytes is 100: v1, .* take 101"):
-        memory.wait_for_room("v1", 71, [first], patience_s=60)
+        memory.reserve("v1", 71, [first], patience_s=60)
 
 
 def test_room_that_others_hold_is_waited_for_until_it_takes_too_long_or_is_stopped() -> None:
     memory, held = Memory(100), Portfolio.__new__(Portfolio)
     memory.count(held, 30)
-    memory.wait_for_room("v1", 70, [], patience_s=0)  # there is room besides
+    memory.give_up(memory.reserve("v1", 70, [], patience_s=0))  # there is room besides
     with pytest.raises(TimeoutError, match="requests are still on, take 101"):
-        memory.wait_for_room("v1", 71, [], patience_s=0.01)
+        memory.reserve("v1", 71, [], patience_s=0.01)
     threading.Timer(0.05, memory.stop).start()
     with pytest.raises(TimeoutError):
-        memory.wait_for_room("v1", 71, [], patience_s=600)
+        memory.reserve("v1", 71, [], patience_s=600)
 
 
 class Ledger:
@@ -114,8 +117,8 @@ class Ledger:
         self.most = 0
 
     def __call__(self, variant: Variant) -> OnnxEngine:
-        taken = self.portfolio.deflated_bytes if self.host is None else self.host.status().memory_bytes
-        self.most = max(self.most, taken + building_bytes(variant.profile))
+        first = self.portfolio.deflated_bytes + building_bytes(variant.profile)
+        self.most = max(self.most, first if self.host is None else self.host.status().memory_bytes)
         assert self.most <= self.limit
         return OnnxEngine(variant.graph, variant.tensors)
 
@@ -292,7 +295,7 @@ def test_the_heap_is_trimmed_whenever_an_engine_is_let_go(
     portfolio: Portfolio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trims: list[int] = []
-    monkeypatch.setattr("shifter.switching.host.trim", lambda: trims.append(1))
+    monkeypatch.setattr("shifter.switching.changes.trim", lambda: trims.append(1))
     build = Gated()
     switcher = Switcher(portfolio.profiles, Tour("v0"), dwell=0.0)
     with Host(portfolio, switcher, build, servers=2, ahead_bytes=0) as host:
