@@ -26,7 +26,7 @@ from benchmarks.comparison import Figure, Row, compared, in_turns, save
 from benchmarks.serving_client import Answers, Asked, Client
 from benchmarks.serving_node import MODES, Application, Mode, Node, node, of_head
 from benchmarks.serving_subject import Subject
-from jobs.load import Segment, arrivals
+from jobs.schedule import Schedule, Segment
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 Package = Annotated[Path, typer.Option("--portfolio", help="A package (.zip).")]
@@ -202,7 +202,7 @@ def switch(
                 asked = subject.ask(started, "edge")
                 rate = share * capacity(client, asked)
                 started.deploy([edge(subject, "trend", policy="trend")])
-                due = arrivals([Segment(seconds, rate)], seed, "even")
+                due = Schedule.of([Segment(seconds, rate)]).due(seed, "even")
                 answers = client.open(subject.ask(started, "trend"), due)
                 told = started.status("trend")["switches"]
             failed += int((~answers.ok).sum())
@@ -275,7 +275,7 @@ def overload(
             load = [Segment(3, carried / 3), Segment(seconds, times * carried), Segment(10, carried / 3)]
             for seed in range(repetitions):
                 for name, value in _overloaded(
-                    client.open(asked, arrivals(load, seed)), load, objective_ms
+                    client.open(asked, Schedule.of(load).due(seed)), load, objective_ms
                 ).items():
                     found.setdefault(name, []).append(value)
         figures = {name: Figure.of(values) for name, values in found.items()}
@@ -338,7 +338,7 @@ def soak(
             resident: list[dict[str, tuple[float, float]]] = []
             failed = requests = 0
             for seed in range(10):
-                answers = client.open(asked, arrivals(load, seed))
+                answers = client.open(asked, Schedule.of(load).due(seed))
                 resident.append(started.memory())
                 failed += int((~answers.ok).sum())
                 requests += answers.ok.size

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serving_client import Asked
 from benchmarks.serving_node import Node
-from jobs.load import encode
+from jobs.protocols import encode
 from shifter.portfolio import Portfolio
 from shifter.switching.engine import OnnxEngine
 

@@ -166,11 +166,6 @@ class EdgeService:
         return not self._admission.stopping
 
     @property
-    def input_spec(self) -> InputSpec:
-        """What the portfolio that serves reads."""
-        return self._host.portfolio.input_spec
-
-    @property
     def portfolio(self) -> Deflated:
         """The portfolio that serves."""
         return self._host.portfolio

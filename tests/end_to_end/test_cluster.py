@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jobs.load import encode
+from jobs.protocols import encode
 from shifter.portfolio import Portfolio
 
 from .head import BIN, ROOT, free_port, patiently, running, submit

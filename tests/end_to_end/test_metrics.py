@@ -20,7 +20,7 @@ import ray
 from ray import serve
 
 from jobs.cluster import cluster
-from jobs.load import encode
+from jobs.protocols import encode
 from jobs.serving import serving
 from serve_app.edge import build
 from serve_app.metrics import Metrics

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.cluster import cluster
 from jobs.leftovers import Descendants
-from jobs.load import encode
+from jobs.protocols import encode
 from jobs.serving import serving
 from jobs.trial import Driver, check_answers, descends_and_returns
 from serve_app.settings import Settings

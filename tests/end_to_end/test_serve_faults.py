@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.serving_client import Asked, Client
 from benchmarks.serving_node import MODES, Application, Mode, Node, node, patiently
-from jobs.load import encode
+from jobs.protocols import encode
 
 from ..s3 import Server
 

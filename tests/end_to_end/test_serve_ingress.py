@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.serving_node import MODES, Application, Mode, node
-from jobs.load import Segment
+from jobs.schedule import Segment
 from jobs.trial import Driver, check_answers
 from shifter.portfolio import Portfolio
 

@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks.serving_client import Asked, Client
 from benchmarks.serving_node import patiently
-from jobs.load import encode
+from jobs.protocols import encode
 
 from .hosts import API, BIN, PORT, Host, two_hosts
 

@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, ViewportSize
 from sklearn.datasets import load_digits
 
-from jobs.load import Segment
+from jobs.schedule import Segment
 from jobs.trial import Driver, capacity
 from serve_app.service import EdgeService
 from serve_app.settings import Settings

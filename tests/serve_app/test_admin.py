@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.secret import Token
 from serve_app.service import EdgeService
 from serve_app.settings import Settings

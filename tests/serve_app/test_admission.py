@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.app import create_app
 from serve_app.service import EdgeService
 from serve_app.settings import Settings

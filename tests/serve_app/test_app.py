@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.app import create_app
 from serve_app.protocol import answer, decode
 from serve_app.service import EdgeService

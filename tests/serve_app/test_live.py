@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import serve_app
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app import live
 from serve_app.app import create_app
 from serve_app.service import EdgeService

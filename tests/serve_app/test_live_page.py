@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.live import _FOLDER
 from serve_app.service import EdgeService
 from serve_app.settings import Settings

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.app import create_app
 from serve_app.metrics import Metrics
 from serve_app.observer import Answered, Cause

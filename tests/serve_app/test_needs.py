@@ -9,7 +9,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.needs import needs_of
 from serve_app.protocol import answer, decode
 from serve_app.service import EdgeService

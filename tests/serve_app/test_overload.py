@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.protocol import answer, decode
 from serve_app.service import EdgeService
 from serve_app.settings import DEADLINE_OBJECTIVES, MOST_READ_BYTES, Settings

@@ -9,7 +9,7 @@ import pytest
 from ray.serve._private.http_util import RequestIdMiddleware
 from starlette.datastructures import Headers
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.app import create_app
 from serve_app.request_id import MOST_CHARACTERS, request_id_of
 from serve_app.service import EdgeService
