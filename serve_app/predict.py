@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from serve_app.answers import PORTFOLIO_HEADER, VARIANT_HEADER, respond
 from serve_app.body import read
 from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, answer, decode
+from serve_app.responses import READING, Responses
 from serve_app.service import EdgeService
 
 
@@ -56,19 +57,33 @@ _REQUEST: dict[str, Any] = {
         },
     }
 }
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["variant", "predictions"],
+    "properties": {
+        "variant": {"type": "string", "description": "The one that computed this."},
+        "predictions": {
+            "type": "array",
+            "minItems": 1,
+            "description": "One per image.",
+            "items": {
+                "type": "object",
+                "required": ["class", "index", "probability", "logits"],
+                "properties": {
+                    "class": {"type": "string"},
+                    "index": {"type": "integer", "minimum": 0, "description": "The class's."},
+                    "probability": {"type": "number", "minimum": 0, "maximum": 1},
+                    "logits": {"type": "array", "minItems": 1, "items": {"type": "number"}},
+                },
+            },
+        },
+    },
+}
+_RESPONSES: Responses = {
     200: {
         "description": "The variant, and per image its class and logits.",
         "headers": {name: {"schema": {"type": "string"}} for name in (VARIANT_HEADER, PORTFOLIO_HEADER)},
-        "content": {JSON_TYPE: {"schema": {"type": "object"}}},
+        "content": {JSON_TYPE: {"schema": _ANSWER}},
     },
-    400: {"description": "The body cannot be read as what it claims to be."},
-    413: {"description": "The body, the image or their number is above a limit."},
-    415: {"description": "The Content-Type is none that this model reads."},
-    500: {"description": "The variant that serves failed on these images."},
-    422: {"description": "The pixels are not what this model reads."},
-    503: {
-        "description": "Too many requests wait already.",
-        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
-    },
+    **READING,
 }

@@ -39,6 +39,7 @@ class Settings(BaseModel):
         decide_every_s: how often the policy looks at the load.
         max_body_bytes, max_images, max_image_pixels: see `serve_app.protocol.Limits`. No more pixels
             than Pillow reads (`MOST_PIXELS`).
+        body_timeout_s, body_silence_s: how long a client may take over a body, and between its parts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +59,8 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(default=Limits.body_bytes, ge=1)
     max_images: int = Field(default=Limits.images, ge=1)
     max_image_pixels: int = Field(default=Limits.image_pixels, ge=1)
+    body_timeout_s: float = Field(default=Limits.body_s, gt=0, allow_inf_nan=False)
+    body_silence_s: float = Field(default=Limits.silence_s, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -89,4 +92,10 @@ class Settings(BaseModel):
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_body_bytes, self.max_images, self.max_image_pixels)
+        return Limits(
+            self.max_body_bytes,
+            self.max_images,
+            self.max_image_pixels,
+            self.body_timeout_s,
+            self.body_silence_s,
+        )
