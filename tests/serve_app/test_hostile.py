@@ -58,7 +58,7 @@ def said(answer: bytes) -> str:
 
 def ask(server: Server, body: bytes, kind: str = JSON) -> tuple[int, str]:
     """Status, and what is said of it."""
-    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     with contextlib.closing(client):
         client.request("POST", "/predict", body, {"Content-Type": kind})
         response = client.getresponse()
@@ -73,7 +73,7 @@ def neighbour(server: Server) -> Iterator[None]:
     statuses: list[int] = []
 
     def asking() -> None:
-        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         with contextlib.closing(client):
             while not over.is_set():
                 client.request("POST", "/predict", GOOD, {"Content-Type": JSON})
