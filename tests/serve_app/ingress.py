@@ -17,7 +17,13 @@ from .server import ROOT, Server
 
 MODES = {
     "proxy": {},
-    "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+    "haproxy": {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # By default 4096 connections, of which an idle one stays for an hour: then nobody is let in.
+        "RAY_SERVE_HAPROXY_MAXCONN": "7500",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "15",
+    },
 }
 _MARK = "SHIFTER_TESTS_INGRESS"
 
@@ -27,6 +33,8 @@ class Ingress(Server):
     """A server that consists of many processes."""
 
     mark: str = ""
+    limits_silence: bool = False
+    """Whether a connection that says nothing is closed."""
 
     def _processes(self) -> list[Path]:
         found = []
@@ -40,14 +48,13 @@ class Ingress(Server):
 
     @property
     def peaks(self) -> dict[str, int]:
-        """Of the processes that requests go through."""
+        """Of each process that requests go through, by its number."""
         peaks: dict[str, int] = {}
         for process in self._processes():
             name = (process / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
             if "ServeReplica" in name or "Proxy" in name or "haproxy" in name:
                 told = (process / "status").read_text()
-                short = name.split(":")[2] if name.startswith("ray::") else Path(name).name
-                peaks[f"{short[:12]} {process.name}"] = 1024 * int(told.split("VmHWM:")[1].split()[0])
+                peaks[process.name] = 1024 * int(told.split("VmHWM:")[1].split()[0])
         return peaks
 
     @property
@@ -81,7 +88,7 @@ def ingress(mode: str, portfolio: Path, log: Path, **settings: Any) -> Iterator[
             lines = iter(process.stdout.readline, b"")
             port = next((int(line.split()[1]) for line in lines if line.startswith(b"PORT ")), None)
             assert port is not None, log.read_text()
-            yield Ingress(process.pid, port, log, mark)
+            yield Ingress(process.pid, port, log, mark, limits_silence=mode == "haproxy")
         finally:
             process.communicate(b"\n")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 from collections.abc import Iterator
 
@@ -31,52 +32,50 @@ def edge(
 
 
 @contextlib.contextmanager
-def measured(edge: Ingress, what: str, growth: int) -> Iterator[None]:
+def bounded(edge: Ingress, growth: int) -> Iterator[None]:
+    """What requests go through takes no more than ``growth`` bytes beyond what it has, with a neighbour."""
     edge.forget_peak()
     before = edge.peaks
-    yield
+    with neighbour(edge):
+        yield
     grown = {name: peak - before.get(name, 0) for name, peak in edge.peaks.items()}
-    print(
-        what,
-        {
-            name: f"+{bytes_ / MIB:.0f} MiB of {before.get(name, 0) / MIB:.0f}"
-            for name, bytes_ in grown.items()
-        },
-    )
-    assert sum(grown.values()) < growth
+    assert sum(grown.values()) < growth, grown
 
 
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_hostile_clients_of_the_ingress(edge: Ingress) -> None:
-    with measured(edge, "nobody", 64 * MIB), neighbour(edge):
-        time.sleep(2)
-    with measured(edge, "slow", 128 * MIB), neighbour(edge), contextlib.ExitStack() as open_:
+    with bounded(edge, 128 * MIB), contextlib.ExitStack() as open_:
         silent = [open_.enter_context(edge.connect()) for _ in range(100)]
         for client in silent:
             client.sendall(request(b"{", length=1000))
-        answers = [received(client) for client in silent]
-        print("slow", {status(answer) for answer in answers}, said(answers[0]))
-        assert {status(answer) for answer in answers} == {408}
-    with measured(edge, "declared", 64 * MIB), neighbour(edge), edge.connect() as client:
+        for client in silent:
+            answer = received(client)
+            assert status(answer) == 408
+            assert "has stopped coming for 2 s" in said(answer)
+    with bounded(edge, 64 * MIB), edge.connect() as client:
         client.sendall(request(b"", length=1 << 30))
-        answer = received(client)
-        print("declared", answer)
-        assert status(answer) == 413
+        assert status(received(client)) == 413
     sent = 0
-    with measured(edge, "chunked", 600 * MIB), neighbour(edge), edge.connect() as client:
+    with bounded(edge, 512 * MIB), edge.connect() as client:  # the default proxy reads ahead without limit
         client.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        with contextlib.suppress(ConnectionError):
             while sent < 1 << 30:
                 client.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
                 sent += 65536
-        print("chunked", sent / MIB, "MiB sent;", received(client))
-    with measured(edge, "cut off", 64 * MIB), neighbour(edge):
+        assert sent < 1 << 29
+    with bounded(edge, 64 * MIB):
         for _ in range(100):
             with edge.connect() as client:
                 client.sendall(request(b"{", length=1000))
-    for wrong, statuses in (
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
         (HEAD + b"Content-Length: many\r\n\r\n", {400}),
         (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {400}),
         (HEAD + b"X: " + b"x" * (100 << 10) + b"\r\nContent-Length: 2\r\n\r\n{}", {400, 422, 431}),
@@ -84,22 +83,21 @@ def test_hostile_clients_of_the_ingress(edge: Ingress) -> None:
         (b"OPTIONS /predict HTTP/1.1\r\nHost: edge\r\n\r\n", {405}),
         (b"HEAD /status HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n", {200}),
         (b"\0" * 1000, {400}),
-    ):
-        with neighbour(edge):
-            answer = edge.ask(wrong)
-            print("wrong", wrong[:120], "->", answer[:200])
-            assert status(answer) in statuses
+    ],
+)
+def test_what_is_no_proper_request_is_refused(edge: Ingress, sent: bytes, statuses: set[int]) -> None:
+    with neighbour(edge):
+        assert status(edge.ask(sent)) in statuses
 
 
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_idle_connections_of_the_ingress(edge: Ingress) -> None:
-    for count in (3_000, 9_000):
-        with measured(edge, f"idle {count}", 1024 * MIB), contextlib.ExitStack() as open_:
-            for _ in range(count):
-                open_.enter_context(edge.connect())
-            try:
-                print("idle", count, ask(edge, GOOD))
-            except OSError as error:
-                print("idle", count, error)
+def test_thousands_of_idle_connections_of_the_ingress(edge: Ingress) -> None:
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 20_000:
+        pytest.skip("HAProxy opens two files and a half for each connection")
+    with bounded(edge, 256 * MIB), contextlib.ExitStack() as open_:
+        idle = [open_.enter_context(edge.connect()) for _ in range(7_000)]
+        assert ask(edge, GOOD) == (200, "")
+        if edge.limits_silence:
+            assert status(received(idle[0])) == 408
