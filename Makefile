@@ -52,9 +52,11 @@ format: install  ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-surface: install  ## pin the public names and the command line as they are now
+surface: install  ## pin the public names, the command line and the HTTP interface as they are now
 	$(BIN)/python tests/test_surface.py > tests/surface.tmp
 	mv tests/surface.tmp tests/surface.txt
+	$(BIN)/python -m serve_app.openapi > serve_app/openapi.tmp
+	mv serve_app/openapi.tmp serve_app/openapi.json
 
 constraints: install  ## pin the versions that are installed now
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable \

@@ -1,9 +1,11 @@
-"""Reading a request's body, which may be late, cut off, or larger than it says."""
+"""Reading a request's body, which may be slow, cut off, or larger than it says."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -17,9 +19,11 @@ Raises:
     OverloadError: when called or entered, if there is none.
 """
 
+_STEP: Final = 64 * 1024  # a reservation; one each for the bytes of whoever sends them singly would cost more
+
 
 async def read(request: Request, limits: Limits, reserve: Reserve | None = None) -> bytes:
-    """The whole body; what was reserved for it is free again once it is here. See `reading`."""
+    """The whole body; what was reserved for it is free again once it is here. See :func:`reading`."""
     async with reading(request, limits, reserve) as body:
         return body
 
@@ -28,27 +32,57 @@ async def read(request: Request, limits: Limits, reserve: Reserve | None = None)
 async def reading(request: Request, limits: Limits, reserve: Reserve | None = None) -> AsyncIterator[bytes]:
     """The whole body, for which room is reserved until the block is left.
 
-    Given up as soon as it is known to be too large. Room is reserved as the bytes come in, not as they
-    are declared: a client that declares much and sends nothing holds nothing.
+    Given up as soon as it is known to be too large, or too late. Room is reserved as the bytes come in,
+    not as they are declared: a client that declares much and sends nothing holds nothing.
 
     Raises:
-        RequestError: if it is too large, or ends before its declared length.
+        RequestError: if it is too large, takes too long, is encoded, or ends before its declared length.
         OverloadError: if there is no room for it.
     """
+    _check(request, limits)
+    with ExitStack() as reserved:
+        body = bytearray()
+        room = 0
+        parts = request.stream().__aiter__()
+        whole = asyncio.timeout(limits.body_s)
+        try:
+            async with whole:
+                while (part := await _next(parts, limits)) is not None:
+                    if len(body) + len(part) > limits.body_bytes:
+                        raise too_large(limits)
+                    if reserve is not None and len(body) + len(part) > room:
+                        step = max(_STEP, len(part))
+                        reserved.enter_context(reserve(step))
+                        room += step
+                    body += part
+        except TimeoutError as error:
+            took = f"is not here after {limits.body_s:g} s" if whole.expired() else str(error)
+            raise RequestError(f"the body {took}: send it faster, or a smaller one", status=408) from error
+        except ClientDisconnect as error:
+            raise RequestError("the body ends before its declared length", status=400) from error
+        yield bytes(body)
+
+
+async def _next(parts: AsyncIterator[bytes], limits: Limits) -> bytes | None:
+    silence = asyncio.timeout(limits.silence_s)
+    try:
+        async with silence:
+            return await anext(parts, None)
+    except TimeoutError:
+        if not silence.expired():
+            raise
+        raise TimeoutError(f"has stopped coming for {limits.silence_s:g} s") from None
+
+
+def _check(request: Request, limits: Limits) -> None:
+    """What the headers tell already."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise RequestError(
+            f"the Content-Encoding is {encoding[:100]!r}: send the body as it is, without one", status=415
+        )
     limit = limits.body_bytes
     declared = request.headers.get("content-length", "").lstrip("0")
     # Its length first: int() refuses thousands of digits.
     if declared.isdecimal() and (len(declared) > len(str(limit)) or int(declared) > limit):
         raise too_large(limits)
-    body = bytearray()
-    with ExitStack() as reserved:
-        try:
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > limit:
-                    raise too_large(limits)
-                if reserve is not None and chunk:
-                    reserved.enter_context(reserve(len(chunk)))
-                body += chunk
-        except ClientDisconnect as error:
-            raise RequestError("the body ends before its declared length", status=400) from error
-        yield bytes(body)

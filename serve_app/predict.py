@@ -14,6 +14,7 @@ from serve_app.multipart import MULTIPART_TYPE
 from serve_app.needs import MIN_ACCURACY_HEADER, WANT_VARIANT_HEADER, needs_of
 from serve_app.protocol import IMAGE_TYPES, JSON_TYPE, answer, decode, is_light
 from serve_app.request_id import request_id_of
+from serve_app.responses import READING, Responses
 from serve_app.service import EdgeService
 
 
@@ -97,19 +98,33 @@ _REQUEST: dict[str, Any] = {
         },
     },
 }
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["variant", "predictions"],
+    "properties": {
+        "variant": {"type": "string", "description": "The one that computed this."},
+        "predictions": {
+            "type": "array",
+            "minItems": 1,
+            "description": "One per image.",
+            "items": {
+                "type": "object",
+                "required": ["class", "index", "probability", "logits"],
+                "properties": {
+                    "class": {"type": "string"},
+                    "index": {"type": "integer", "minimum": 0, "description": "The class's."},
+                    "probability": {"type": "number", "minimum": 0, "maximum": 1},
+                    "logits": {"type": "array", "minItems": 1, "items": {"type": "number"}},
+                },
+            },
+        },
+    },
+}
+_RESPONSES: Responses = {
     200: {
         "description": "The variant, and per image its class and logits.",
         "headers": {name: {"schema": {"type": "string"}} for name in (VARIANT_HEADER, PORTFOLIO_HEADER)},
-        "content": {JSON_TYPE: {"schema": {"type": "object"}}},
+        "content": {JSON_TYPE: {"schema": _ANSWER}},
     },
-    400: {"description": "The body cannot be read as what it claims to be, or a header asks nonsense."},
-    413: {"description": "The body, the image or their number is above a limit."},
-    415: {"description": "The Content-Type is none that this model reads."},
-    500: {"description": "The variant that serves failed on these images."},
-    422: {"description": "The pixels are not what this model reads, or no variant is what is asked for."},
-    503: {
-        "description": "Too many requests wait already, or it cannot be answered in time.",
-        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
-    },
+    **READING,
 }

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from serve_app import pictures
 from serve_app.multipart import MULTIPART_TYPE, images_of
 from shifter.errors import RequestError
 from shifter.values import InputSpec
@@ -26,6 +27,19 @@ BODY_TYPES = (JSON_TYPE, *IMAGE_TYPES, MULTIPART_TYPE)
 
 # Bytes of JSON that are decoded in less time than another thread takes to be woken: about 50 µs.
 _LIGHT_BYTES = 8192
+
+# Passes over the largest image that a progressive JPEG may take; a smaller one may take more.
+_MOST_PASSES = 16
+# From EXIF's orientations to what sets the image upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow's PNG and JPEG readers raise on broken or hostile bytes.
 _UNREADABLE = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, zlib.error, MemoryError)
@@ -40,11 +54,14 @@ class Limits:
         images: in one request.
         image_pixels: width x height of an encoded image before it is resized; of all in one request
             together.
+        body_s, silence_s: until the body is there, and until more of it is.
     """
 
     body_bytes: int = 8 * 2**20
     images: int = 256
     image_pixels: int = 16 * 2**20
+    body_s: float = 30.0
+    silence_s: float = 10.0
 
 
 def decode(body: bytes, content_type: str, spec: InputSpec, limits: Limits) -> NDArray[np.float32]:
@@ -87,16 +104,25 @@ def _from_image(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.floa
             f"send {JSON_TYPE} with pixel arrays",
             status=415,
         )
+    picture = pictures.strip(body)
     try:
-        image: Image.Image = Image.open(io.BytesIO(body), formats=("PNG", "JPEG"))
+        image: Image.Image = Image.open(io.BytesIO(picture.content), formats=(picture.kind,))
         # The header is read, no pixel is decoded yet: a bomb is refused before it unfolds.
-        if image.width * image.height > limits.image_pixels:
+        pixel_count = image.width * image.height
+        if pixel_count > limits.image_pixels:
             raise RequestError(
                 f"the image has {image.width}x{image.height} pixels: at most {limits.image_pixels}",
                 status=413,
             )
+        if pixel_count * picture.scans > _MOST_PASSES * limits.image_pixels:
+            raise RequestError(
+                f"the image has {image.width}x{image.height} pixels in {picture.scans} scans: send it "
+                "smaller, with fewer scans, or as a baseline JPEG",
+                status=413,
+            )
         image.load()
-        image = ImageOps.exif_transpose(image)
+        if picture.orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[picture.orientation])
         if image.mode.startswith("I"):  # 16-bit grey, which convert("L") would clip at 255
             image = Image.fromarray(np.asarray(image, np.float32) / np.float32(257))
         else:
@@ -111,7 +137,9 @@ def _from_image(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.floa
     except RequestError:
         raise
     except UnidentifiedImageError as error:
-        raise RequestError("the body is not a PNG or JPEG image", status=400) from error
+        raise RequestError(
+            "the body is not a readable PNG or JPEG image: its header is broken", status=400
+        ) from error
     except _UNREADABLE as error:
         raise RequestError(f"the body is not a readable PNG or JPEG image: {error}", status=400) from error
     if array.ndim == 2:
@@ -168,6 +196,8 @@ def _from_json(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[Any]:
         for index, image in enumerate(images):
             if _holds_text(image):
                 raise RequestError(f"images[{index}] holds something that is not a number: {_wanted(spec)}")
+        if body.count(b'"images"') > 1:  # the only key, and no text besides
+            raise RequestError('the body names "images" more than once: once is right')
     try:
         whole = np.array(images)
     except ValueError:  # ragged: images differ in shape, or one is broken

@@ -60,6 +60,7 @@ class Settings(BaseModel):
         admin_token_env, admin_token_file: the environment variable, or the file, of the node that serves
             which holds the secret for ``/admin``; without one of them there is no ``/admin``. The secret
             itself is none of the settings, which Ray shows to whoever asks.
+        body_timeout_s, body_silence_s: how long a client may take over a body, and between its parts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,6 +88,8 @@ class Settings(BaseModel):
     max_read_bytes: ByteSize | None = Field(default=None, ge=1)
     admin_token_env: str | None = Field(default=None, min_length=1)
     admin_token_file: str | None = Field(default=None, min_length=1)
+    body_timeout_s: float = Field(default=Limits.body_s, gt=0, allow_inf_nan=False)
+    body_silence_s: float = Field(default=Limits.silence_s, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -156,4 +159,10 @@ class Settings(BaseModel):
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_body_bytes, self.max_images, self.max_image_pixels)
+        return Limits(
+            self.max_body_bytes,
+            self.max_images,
+            self.max_image_pixels,
+            self.body_timeout_s,
+            self.body_silence_s,
+        )

@@ -95,12 +95,14 @@ class RequestError(ShifterError, ValueError):
     """A request to the service cannot be answered.
 
     Args:
-        message: for the client.
+        message: for the client; what it quotes of the request may be long, so its length is bounded here.
         status: the HTTP status that says so; 4xx, the request being at fault.
     """
 
+    _MOST = 2000
+
     def __init__(self, message: str, status: int = 422) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= self._MOST else f"{message[: self._MOST]} …")
         self.status = status
 
 

@@ -25,7 +25,7 @@ from jobs.trial import Driver, capacity
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
 from tests.serve_app.browser import Look, chromium
-from tests.serve_app.server import serving
+from tests.serve_app.in_thread import serving
 
 Scheme = Literal["light", "dark"]
 

@@ -177,7 +177,10 @@ def test_the_docs_need_nothing_but_this_node(client: Client) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert "//" not in answer.text.replace("</", "")
-    assert re.findall(r"(?:href|src)=\"(.*?)\"", answer.text) == ["openapi.json"]
+    links = re.findall(r"(?:href|src)=\"(.*?)\"", answer.text)
+    assert [link for link in links if not link.startswith("#")] == ["openapi.json"]
+    for link in links[1:]:
+        assert f'id="{link[1:]}"' in answer.text
     for told in ("POST /predict", "GET /status", "image/png", "nested list of numbers", "503", "Retry-After"):
         assert told in answer.text
 

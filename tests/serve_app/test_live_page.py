@@ -25,7 +25,7 @@ from shifter.portfolio import Portfolio
 from shifter.switching.switcher import Decision
 
 from .browser import Look, chromium, executable
-from .server import serving
+from .in_thread import serving
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium here (apt-get install chromium)")
 
