@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from typing import Final
 
@@ -22,24 +22,31 @@ Raises:
 _STEP: Final = 64 * 1024  # a reservation; one each for the bytes of whoever sends them singly would cost more
 
 
-async def read(request: Request, limits: Limits, reserve: Reserve | None = None) -> bytes:
+async def read(
+    request: Request, limits: Limits, reserve: Reserve | None = None, encodings: Collection[str] = ()
+) -> bytes:
     """The whole body; what was reserved for it is free again once it is here. See :func:`reading`."""
-    async with reading(request, limits, reserve) as body:
+    async with reading(request, limits, reserve, encodings) as body:
         return body
 
 
 @asynccontextmanager
-async def reading(request: Request, limits: Limits, reserve: Reserve | None = None) -> AsyncIterator[bytes]:
+async def reading(
+    request: Request, limits: Limits, reserve: Reserve | None = None, encodings: Collection[str] = ()
+) -> AsyncIterator[bytes]:
     """The whole body, for which room is reserved until the block is left.
 
     Given up as soon as it is known to be too large, or too late. Room is reserved as the bytes come in,
     not as they are declared: a client that declares much and sends nothing holds nothing.
 
+    Args:
+        encodings: the values of Content-Encoding that the caller undoes.
+
     Raises:
         RequestError: if it is too large, takes too long, is encoded, or ends before its declared length.
         OverloadError: if there is no room for it.
     """
-    _check(request, limits)
+    _check(request, limits, encodings)
     with ExitStack() as reserved:
         body = bytearray()
         room = 0
@@ -74,12 +81,14 @@ async def _next(parts: AsyncIterator[bytes], limits: Limits) -> bytes | None:
         raise TimeoutError(f"has stopped coming for {limits.silence_s:g} s") from None
 
 
-def _check(request: Request, limits: Limits) -> None:
+def _check(request: Request, limits: Limits, encodings: Collection[str]) -> None:
     """What the headers tell already."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
+    if encoding not in ("", "identity", *encodings):
+        known = f", or with one of {', '.join(encodings)}" if encodings else ""
         raise RequestError(
-            f"the Content-Encoding is {encoding[:100]!r}: send the body as it is, without one", status=415
+            f"the Content-Encoding is {encoding[:100]!r}: send the body as it is, without one{known}",
+            status=415,
         )
     limit = limits.body_bytes
     declared = request.headers.get("content-length", "").lstrip("0")
