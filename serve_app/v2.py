@@ -15,12 +15,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serve_app.answers import respond
-from serve_app.body import read
+from serve_app.body import read, reading
+from serve_app.needs import needs_of
 from serve_app.protocol import JSON_TYPE, Limits
+from serve_app.request_id import request_id_of
 from serve_app.service import EdgeService
 from serve_app.v2_images import images
 from serve_app.v2_model import SERVER, configuration, metadata
-from serve_app.v2_request import InferRequest, inflate, parse, shown, wrong
+from serve_app.v2_request import BYTES, ENCODINGS, InferRequest, inflate, parse, shown, wrong
 from serve_app.v2_response import BINARY_TYPE, HEADER_LENGTH, Answer
 from serve_app.v2_schema import INDEX, INFER_ANSWERS, NO_SUCH_MODEL, UNREADABLE, of_model
 from serve_app.v2_schema import infer as infer_schema
@@ -29,7 +31,6 @@ from shifter.errors import RequestError
 
 # JSON up to here is read on the event loop, which is quicker than to hand it over.
 _LIGHT_BYTES = 16_384
-_NEEDS_HEADERS = ("X-Shifter-Want-Variant", "X-Shifter-Min-Accuracy")
 _SHARED_MEMORY = "shared memory is not served: send tensors in the body"
 _ABSENT = {
     "/v2/systemsharedmemory/{rest:path}": _SHARED_MEMORY,
@@ -42,26 +43,16 @@ _ABSENT = {
 }
 
 
-def needs_of(headers: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
-    """Refuses a request that says what it needs of the variant that answers.
-
-    Raises:
-        RequestError: if it does.
-    """
-    for name in (*(name for name in _NEEDS_HEADERS if name in headers), *parameters):
-        raise wrong(f"{name} is not supported: leave it out; the policy chooses the variant")
-
-
 def router(service: EdgeService) -> APIRouter:
     """The routes, on ``service``."""
     routes = APIRouter()
     statistics = Statistics()
     service.observers.append(statistics)
-    reading = asyncio.Lock()  # a large body takes many times its bytes while it is read: one at a time
+    large = asyncio.Lock()  # a large body takes many times its bytes while it is read: one at a time
     engine = service.settings.engine
 
     def name() -> str:
-        return service.portfolio.model
+        return service.model
 
     def model(request: Request) -> str:
         """The name in the address; 404 unless that model, and version, serves."""
@@ -75,19 +66,24 @@ def router(service: EdgeService) -> APIRouter:
     async def infer(request: Request) -> Response:
         """Classifies the images in the body; the answer names its variant, and that one's portfolio."""
         asked_of = model(request)
-        service.admit()  # before a body is read only to be refused
-        body, headers = await read(request, service.limits), request.headers
+        headers = request.headers
         length, encoding = headers.get(HEADER_LENGTH), headers.get("content-encoding", "identity")
-        parsing = partial(_parsed, body, length, encoding, asked_of, service.limits)
-        if _is_light(body, length, encoding):
-            asked = parsing()
-        else:
-            async with reading:
-                asked = await asyncio.to_thread(parsing)
-        needs_of(headers, asked.parameters)
-        answer = Answer(asked_of, asked)
-        read_images = partial(images, asked.input, limits=service.limits)
-        inferred = await service.infer(read_images, answer.outputs)
+        with service.admit(request_id_of(headers)) as arrival:  # before a body is read only to be refused
+            async with reading(request, service.limits, arrival.reserve, ENCODINGS) as body:
+                parsing = partial(_parsed, body, length, encoding, asked_of, service.limits)
+                if is_light := _is_light(body, length, encoding):
+                    asked = parsing()
+                else:
+                    async with large:
+                        asked = await asyncio.to_thread(parsing)
+                answer = Answer(asked_of, asked)
+                inferred = await service.infer(
+                    partial(images, asked.input, limits=service.limits),
+                    answer.outputs,
+                    needs=needs_of(headers, asked.parameters),
+                    request_id=arrival.request_id,
+                    is_light=is_light and asked.input.datatype != BYTES,
+                )
         version = request.path_params.get("version", inferred.portfolio)
         if version != inferred.portfolio:  # replaced while the request waited
             raise _unknown("version", version, inferred.portfolio)
@@ -102,6 +98,8 @@ def router(service: EdgeService) -> APIRouter:
 
     async def model_ready(request: Request) -> dict[str, Any]:
         """Whether the model answers: from the first request that this service takes, switches included."""
+        if not service.ready:
+            raise RequestError(f"{model(request)} is not ready: this service is ending", status=503)
         return {"name": model(request), "ready": True}
 
     async def config(request: Request) -> dict[str, Any]:
@@ -126,6 +124,8 @@ def router(service: EdgeService) -> APIRouter:
 
     async def ready(_: Request) -> dict[str, Any]:
         """Whether inference is answered: the service takes requests once a variant has been warmed up."""
+        if not service.ready:
+            raise RequestError("not ready: this service is ending", status=503)
         return {"ready": True}
 
     async def index(request: Request) -> list[dict[str, str]]:

@@ -48,6 +48,7 @@ _REFUSED = {
     "shared_memory_offset": _SHARED_MEMORY,
 }
 _REFUSED |= dict.fromkeys(("sequence_start", "sequence_end"), _REFUSED["sequence_id"])
+ENCODINGS: Final = ("gzip", "deflate")
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}  # of zlib: which wrapping it expects
 
 
