@@ -38,6 +38,7 @@ from shifter.switching.needs import Needs
 from shifter.switching.policies import Fixed, Policy, Slo, Trend
 from shifter.switching.providers import CPU
 from shifter.switching.refresh import Refresh
+from shifter.switching.resident import Deflated
 from shifter.values import InputSpec
 
 Read = Callable[[InputSpec], NDArray[np.float32]]
@@ -163,6 +164,11 @@ class EdgeService:
     def ready(self) -> bool:
         """Whether requests are let in: since the first variant answered its warm-up, until it is left."""
         return not self._admission.stopping
+
+    @property
+    def portfolio(self) -> Deflated:
+        """The portfolio that serves."""
+        return self._host.portfolio
 
     @property
     def input_spec(self) -> InputSpec:

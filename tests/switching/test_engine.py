@@ -4,6 +4,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -166,3 +167,15 @@ def test_a_graph_cannot_make_the_process_read_a_file(
         file.write(tensors.pop("classifier.bias").tobytes())
     with pytest.raises(EngineError, match="not found from the table"):
         OnnxEngine(variants["v0"].graph, tensors, quick=quick)
+
+
+def test_want_of_memory_is_none_of_the_variants_faults(variants: dict[str, Variant]) -> None:
+    """ONNX Runtime's own words for it, of a network that asks for 18 TB an image."""
+    variant = variants["v2"]
+    model = onnx.ModelProto.FromString(variant.graph)
+    model.graph.node[0].attribute[0].ints[:] = [1 << 19] * 4
+    engine = OnnxEngine(model.SerializeToString(), variant.tensors)
+    with pytest.raises(MemoryError, match="cannot answer float32 images"):
+        engine.run(IMAGES)
+    with pytest.raises(EngineError):
+        engine.run(IMAGES[:, :, :2])
