@@ -6,7 +6,7 @@ What of Triton's extensions has no meaning here is answered with 404 and the rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 

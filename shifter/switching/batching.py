@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
@@ -10,6 +11,9 @@ Seconds = Callable[[int], float]
 
 # A batch delays each of its requests to the end of all: only where that saves so much of the work.
 _WORTH = 0.95
+# And only as long as it takes this share of the time that a request has: waiting takes the rest. Larger ones
+# answer no more in time under overload, since those that have waited longest cannot join.
+_SHARE = 1 / 3
 
 
 class Piece(Protocol):
@@ -24,6 +28,10 @@ class Piece(Protocol):
         """When its answer has to be there, on the clock of ``now``; infinite for none."""
 
     @property
+    def patience(self) -> float:
+        """Seconds that its answer may take from its arrival; infinite for any."""
+
+    @property
     def joins(self) -> bool:
         """Whether its images may be in one array with others'."""
 
@@ -35,26 +43,26 @@ def form(pieces: Iterable[P], now: float, most_images: int, seconds: Seconds) ->
     """(those of the next call, those that cannot be answered in time any more).
 
     The first that can be answered is; others join it in the order of arrival, as long as all of
-    them keep their deadlines, the call has at most ``most_images``, and it is faster than calls one
-    by one. A request of more images than that is computed alone.
+    them keep their deadlines, the call has at most ``most_images`` and takes no great part of the time
+    that any has, and it is faster than calls one by one. A request of more images is computed alone.
 
     Args:
         pieces: in the order of arrival, for one engine. Not looked at further than needed.
     """
     taken: list[P] = []
     late: list[P] = []
-    images, takes, due = 0, 0.0, float("inf")
+    images, takes, due, longest = 0, 0.0, math.inf, math.inf
     for piece in pieces:
         alone = seconds(piece.count)
         if now + alone > piece.deadline:
             late.append(piece)
             continue
         together, due = seconds(images + piece.count), min(due, piece.deadline)
+        longest = min(longest, _SHARE * piece.patience)
         if taken and (
             not piece.joins
             or images + piece.count > most_images
-            or now + together > due
-            or together > takes + _WORTH * alone
+            or together > min(due - now, longest, takes + _WORTH * alone)
         ):
             break
         taken.append(piece)
@@ -62,6 +70,15 @@ def form(pieces: Iterable[P], now: float, most_images: int, seconds: Seconds) ->
         if images >= most_images or not piece.joins:
             break
     return taken, late
+
+
+def useful(most_images: int, patience: float, seconds: Seconds) -> int:
+    """Images that a call answers where many requests of one image wait, with so much time each."""
+    alone = seconds(1)
+    for images in range(2, most_images + 1):
+        if seconds(images) > min(_SHARE * patience, seconds(images - 1) + _WORTH * alone):
+            return images - 1
+    return most_images
 
 
 def work_s(images: int, most_images: int, seconds: Seconds) -> float:

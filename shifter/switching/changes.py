@@ -172,6 +172,8 @@ class Changes:
                 return False
             others.pop()
         here.keep((*held, *others))
+        if not here.has_room(name):
+            here.optimise()  # an engine that was built quickly holds on to its tensors
         return True
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -29,6 +30,7 @@ _REFUSALS = (
     UnicodeDecodeError,  # of a message that quotes a graph
 )
 _ERRORS_ONLY = 3
+_FULL = re.compile("failed to allocate|bad.alloc", re.IGNORECASE)
 
 
 class _Loaded(NamedTuple):
@@ -61,6 +63,7 @@ class OnnxEngine:
 
     Raises:
         EngineError: if ONNX Runtime cannot run this graph with these tensors, or has no such provider.
+        MemoryError: if there is not enough of it now.
     """
 
     def __init__(
@@ -97,13 +100,15 @@ class OnnxEngine:
 
         Raises:
             EngineError: if the images do not fit the network's input, or are not answered one by one.
+            MemoryError: if there is not enough of it now.
         """
         loaded = self._loaded  # held until the answer is there, whatever `optimise` does meanwhile
         try:
             with flushed_denormals():
                 (logits,) = loaded.session.run([self._output], {self._input: images})
         except _REFUSALS as problem:
-            raise EngineError(
+            kind = _kind(problem)
+            raise kind(
                 f"the variant cannot answer {images.dtype} images of shape {images.shape}: {problem}"
             ) from problem
         if logits.shape[:1] != images.shape[:1]:
@@ -153,5 +158,10 @@ class OnnxEngine:
                     enable_fallback=0,
                 )
         except _REFUSALS as problem:
-            raise EngineError(f"ONNX Runtime cannot load the variant: {problem}") from problem
+            raise _kind(problem)(f"ONNX Runtime cannot load the variant: {problem}") from problem
         return _Loaded(session, files if quick else {})
+
+
+def _kind(problem: Exception) -> type[EngineError | MemoryError]:
+    """Want of memory passes; what else ONNX Runtime says is the graph's fault, or the images'."""
+    return MemoryError if _FULL.search(str(problem)) else EngineError

@@ -24,7 +24,9 @@ _ONE: Final = (1,)
 ONE_AND_MORE: Final = (1, 2)
 """Images of the calls that tell whether a variant answers as declared, however many it is asked about."""
 # As ONNX Runtime and torch say it, of a device's memory.
-_FULL = re.compile("out of memory|failed to allocate|smaller than requested|bad_alloc", re.IGNORECASE)
+_FULL = re.compile(
+    "out of memory|failed to allocate|smaller than requested|bad.alloc|can't allocate", re.IGNORECASE
+)
 
 
 class Engine(Protocol):
@@ -82,6 +84,7 @@ class EngineMaker:
         Raises:
             EngineError: if the graph is more than arithmetic on the variant's tensors, the engine
                 cannot run it, or no provider works.
+            MemoryError: if there is not enough of it now.
         """
         try:
             check_graph(variant.graph, variant.tensors)
@@ -116,7 +119,7 @@ class EngineMaker:
         while True:
             try:
                 engine, working = self._try(variant, providers)
-            except EngineError as problem:
+            except (EngineError, MemoryError) as problem:  # the memory may be a device's
                 if len(providers) == 1:
                     raise
                 failed, why = providers[0], str(problem)
@@ -143,7 +146,8 @@ class EngineMaker:
         try:
             return TorchEngine(graph, tensors, threads=threads, device=providers[0]), providers
         except RuntimeError as problem:  # of the device
-            raise EngineError(f"torch cannot load the variant: {problem}") from problem
+            kind = MemoryError if _FULL.search(str(problem)) else EngineError
+            raise kind(f"torch cannot load the variant: {problem}") from problem
 
     def _do_without(self, name: str, variant: str, why: str) -> None:
         """For this variant; for good, if the provider has never worked and not for want of memory."""

@@ -12,12 +12,12 @@ from shifter.errors import EngineError, OverloadError, PackageError
 from shifter.switching.changes import Changes
 from shifter.switching.job import Answer, Call, Job
 from shifter.switching.line import Line
-from shifter.switching.memory import Memory, NotNowError, building_bytes, servable, smallest
+from shifter.switching.memory import Memory, NotNowError, Reservation, building_bytes, servable, smallest
 from shifter.switching.needs import Needs
 from shifter.switching.pace import Pace
 from shifter.switching.policies import choices
 from shifter.switching.request import Request
-from shifter.switching.resident import Build, Deflated, Resident
+from shifter.switching.resident import PATIENCE_S, Build, Deflated, Resident
 from shifter.switching.status import Status, Switch
 from shifter.switching.switcher import Decision, Observation, Service, Switcher
 from shifter.values import InputSpec
@@ -229,10 +229,14 @@ class Host:
                 room = limit - held - portfolio.deflated_bytes
                 if building_bytes(switcher.profiles[switcher.current]) > room:
                     switcher.current = smallest(switcher.profiles)
-            self._changes.expect(portfolio, building_bytes(profiles[switcher.current]))
-            beside = (old.portfolio, old.active.engine)
+            first, takes = switcher.current, building_bytes(profiles[switcher.current])
+            self._memory.count(portfolio, portfolio.deflated_bytes)
+            kept = (portfolio, old.portfolio, old.active.engine)
+            reserved = self._memory.reserve(first, takes, kept, PATIENCE_S)
+            del kept
+            self._changes.expect(portfolio, takes)
         # Whatever its graph makes the engine do, the old one goes on.
-        new = self._inflated(portfolio, switcher, beside)
+        new = self._inflated(portfolio, switcher, reserved)
         with self._switching:
             if self._pinned not in (None, *new.profiles):
                 raise NotNowError(f"it has no variant {self._pinned!r}, which is pinned: unpin it first")
@@ -263,7 +267,7 @@ class Host:
         with self._counting:
             self._requests += 1
 
-    def _inflated(self, portfolio: Deflated, switcher: Switcher, beside: tuple[object, ...] = ()) -> Resident:
+    def _inflated(self, portfolio: Deflated, switcher: Switcher, room: Reservation | None = None) -> Resident:
         return Resident(
             portfolio,
             switcher.profiles,
@@ -273,7 +277,7 @@ class Host:
             self._memory,
             self._ahead_bytes,
             switcher.current,
-            beside,
+            room,
         )
 
     def _switch(self, decision: Decision) -> Decision:
@@ -293,10 +297,10 @@ class Host:
             here.ask(engine.name, now)
         return here, able, now
 
-    def _submit(self, job: Job, patience_s: float) -> None:
+    def _submit(self, job: Job) -> None:
         with self._counting:
             self._undecoded -= 1
-        self._line.submit(job, patience_s)
+        self._line.submit(job)
 
     def _leave(self, resident: Resident, is_decoded: bool, call: Call | None, overhead: float) -> None:
         with self._counting:

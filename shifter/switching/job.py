@@ -53,7 +53,7 @@ class Job:
 
     Args:
         able: the variants that may answer it, the fastest first; None for whichever serves.
-        deadline: on the host's clock.
+        deadline: on the host's clock. patience: seconds from its arrival until then.
         asked: whether one of ``able`` is about to be inflated for it.
         call: that which answered it. number: in the order of arrival.
     """
@@ -62,6 +62,7 @@ class Job:
     able: tuple[str, ...] | None
     images: NDArray[np.float32]
     deadline: float
+    patience: float
     answer: Future[Answer] = field(default_factory=Future)
     asked: bool = False
     call: Call | None = None

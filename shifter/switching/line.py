@@ -14,12 +14,14 @@ from typing import Protocol
 import numpy as np
 
 from shifter.errors import EngineError, OverloadError
-from shifter.switching.batching import form, work_s
+from shifter.switching.batching import form, useful, work_s
 from shifter.switching.job import Answer, Call, Job
 from shifter.switching.load import Service
 from shifter.switching.pace import LOOKED_AT
 from shifter.switching.resident import Active, Resident
 
+# How much longer the wait for those before may turn out to be than predicted.
+_CAUTION = 1.2
 # Predictions that refuse everything are tried at most so often.
 _STALE_S = 0.5
 
@@ -80,7 +82,7 @@ class Line:
             computing = [requests for _, requests in self._computing.values()]
             return len(self._waiting), sum(computing), len(computing)
 
-    def submit(self, job: Job, patience_s: float) -> None:
+    def submit(self, job: Job) -> None:
         """Queues it.
 
         Raises:
@@ -91,10 +93,10 @@ class Line:
                 raise OverloadError("the service ends: ask another one", 1)
             if job.deadline < math.inf:
                 now = self._clock()
-                wait = self._wait_s(job.resident, job.able, job.count, now)
+                wait = self._wait_s(job.resident, job.able, job.count, now, job.patience)
                 if now + wait > job.deadline:
                     self._doubt(job.resident, now)
-                    raise _refused(wait, patience_s)
+                    raise _refused(wait, job.patience)
             self._start()
             job.number = next(self._numbers)
             self._waiting[job.number] = job
@@ -110,7 +112,7 @@ class Line:
             before: requests of one image that are to come before it.
         """
         with self._changed:
-            return self._wait_s(resident, None, images, self._clock(), before)
+            return self._wait_s(resident, None, images, self._clock(), before=before)
 
     def settle(
         self, resident: Resident, able: tuple[str, ...], problem: Callable[[], Exception] | None
@@ -218,21 +220,31 @@ class Line:
         able: tuple[str, ...] | None,
         images: int,
         now: float,
+        patience: float = math.inf,
         before: int = 0,
     ) -> float:
+        """Predicted seconds until an answer; of a request with ``patience``, those that it should have left.
+
+        They are more: calls may take longer than predicted, and those that come later join its own.
+        """
         mine = _would_compute(resident, able)
+        seconds = partial(resident.pace.seconds, mine)
         waiting: Counter[tuple[Resident, str]] = Counter()
         for (each, its), number in self._images.items():
             waiting[each, _would_compute(each, its)] += number
         waiting[resident, resident.active.name] += before
-        alone = resident.pace.seconds(mine, images)
         if len(self._computing) < self._servers and not waiting.total():
-            return alone
-        waiting[resident, mine] += images
+            return seconds(images)
+        most = useful(self._most, patience, seconds)
+        if patience == math.inf:
+            waiting[resident, mine] += images
         work = sum(max(0.0, until - now) for until, _ in self._computing.values())
         for (each, name), number in waiting.items():
-            work += work_s(number, self._most, partial(each.pace.seconds, name))
-        return max(alone, work / self._servers)
+            work += work_s(number, most, partial(each.pace.seconds, name))
+        ahead = work / self._servers
+        if patience == math.inf:
+            return max(seconds(images), ahead)
+        return _CAUTION * ahead + seconds(max(images, most))
 
     def _doubt(self, resident: Resident, now: float) -> None:
         """Has the predictions tried, should they be of a time that is over and nothing else correct them."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shifter.errors import PackageError
+from shifter.switching.backoff import Backoff
 from shifter.switching.host import Host
+from shifter.switching.memory import NotNowError
 from shifter.switching.resident import Deflated
 
 if TYPE_CHECKING:
     from shifter.switching.calibration import Calibration
+
+_PATIENCE_S = (30.0, 600.0)
+"""Between two tries of a package for which there was no room, at first and at most."""
 
 
 class Source(Protocol):
@@ -44,7 +50,8 @@ class Refresh:
     Another is any whose version differs, an older one that was named again included. It is read and
     checked, and taken over if it can be (`Host.take_over`); else the one that serves goes on, and
     the other is not tried again until the version changes. Storage that fails is
-    asked again, and so is one for which there was no memory.
+    asked again, and so is one for which there was no memory; one that the budget has no room for beside
+    what serves, or that lacks a pinned variant, after half a minute, then twice that, up to ten.
 
     Args:
         version: that of the portfolio that serves, as the source told it before that was opened.
@@ -69,7 +76,9 @@ class Refresh:
         self._calibrated = calibrated
         self._memory_bytes = memory_bytes
         self._clock = clock
+        self._backoff = Backoff(*_PATIENCE_S)
         self._refusal: tuple[str, str] | None = None  # the version that is there, and why it does not serve
+        self._again = math.inf  # when that is tried again
         self.last: Checked | None = None
         """The last look; replaced as a whole."""
 
@@ -87,13 +96,18 @@ class Refresh:
         version = self._source.version()
         if version == self._version:
             self._refusal = None
-        elif self._refusal is None or self._refusal[0] != version:
-            self._refusal = None
+        elif self._refusal is None or self._refusal[0] != version or self._clock() >= self._again:
+            if self._refusal is None or self._refusal[0] != version:
+                self._backoff = Backoff(*_PATIENCE_S)
+            self._refusal, self._again = None, math.inf
             try:
                 self._take(version)
             except (OSError, MemoryError):  # of the moment, not of the package: it is tried again
                 raise
             except Exception as problem:  # noqa: BLE001 - whatever it is, the one that serves goes on
+                if isinstance(problem, NotNowError):
+                    self._backoff.failed(version, self._clock())
+                    self._again = self._backoff.until(version)
                 self._refusal = (version, f"{type(problem).__name__}: {problem}")
         return self._refusal[1] if self._refusal else None
 

@@ -53,8 +53,8 @@ class Request:
         """
         assert not self._is_submitted, "a request is submitted once"
         self._is_submitted = True
-        job = Job(self._resident, self._able, images, self._end)
-        self._host._submit(job, self._patience)
+        job = Job(self._resident, self._able, images, self._end, self._patience)
+        self._host._submit(job)
         self._job = job
         return job.answer
 

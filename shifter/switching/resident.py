@@ -11,12 +11,13 @@ from typing import NamedTuple, Protocol
 from shifter.errors import EngineError
 from shifter.switching.backoff import Backoff
 from shifter.switching.engines import ONE_AND_MORE, Engine, QuickEngine, ready, warm_up
-from shifter.switching.memory import Memory, building_bytes, smallest, usable
+from shifter.switching.memory import Memory, Reservation, building_bytes, smallest, usable
 from shifter.switching.needs import Needs
 from shifter.switching.pace import Pace
 from shifter.values import InputSpec, Profile, Variant
 
-_PATIENCE_S = 10.0
+PATIENCE_S = 10.0
+"""How long room that requests still take is waited for."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Resident:
         memory: where what it takes is counted.
         ahead_bytes: the most that neighbours inflated ahead may take.
         current: the variant that serves first.
-        beside: what stays in memory until this one serves: another portfolio, and its engine.
+        room: what is reserved for ``current``, if it is; given up here.
 
     Raises:
         EngineError, PackageError, MemoryError: if ``current`` cannot be inflated or run.
@@ -83,7 +84,7 @@ class Resident:
         memory: Memory,
         ahead_bytes: int,
         current: str,
-        beside: Collection[object] = (),
+        room: Reservation | None = None,
     ) -> None:
         self.portfolio = portfolio
         self.profiles = dict(profiles)
@@ -97,7 +98,7 @@ class Resident:
         self._quick: list[str] = []
         self._backoff = Backoff()
         self._asked: dict[str, float] = {}
-        self.make_ready(current, beside, calls=ONE_AND_MORE)
+        self.make_ready(current, room=room, calls=ONE_AND_MORE)
         # Replaced as a whole, never changed: who has read it holds a name and an engine that belong together.
         self.active = Active(current, self.ready[current])
 
@@ -145,11 +146,14 @@ class Resident:
         name: str,
         beside: Collection[object] = (),
         patience_s: float | None = None,
+        room: Reservation | None = None,
         calls: Sequence[int] = (1,),
     ) -> None:
         """Inflates a variant, builds its engine and warms it up; within a budget, once there is room for it.
 
         Args:
+            beside: what stays in memory besides this portfolio and what is ready of it.
+            room: what is reserved for it already; given up here.
             calls: see `shifter.switching.engines.warm_up`.
 
         Raises:
@@ -161,8 +165,9 @@ class Resident:
             return
         profile = self.profiles[name]
         kept = [self.portfolio, *self.ready.values(), *beside]
-        patience_s = _PATIENCE_S if patience_s is None else patience_s
-        room = self._memory.reserve(name, building_bytes(profile), kept, patience_s)
+        if room is None:
+            patience_s = PATIENCE_S if patience_s is None else patience_s
+            room = self._memory.reserve(name, building_bytes(profile), kept, patience_s)
         try:
             engine = ready(self.portfolio.inflate(name), self.portfolio.input_spec, self._build, calls)
             is_quick = isinstance(engine, QuickEngine)  # which needs the tensors as long as it is one

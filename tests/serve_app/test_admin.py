@@ -64,6 +64,7 @@ def test_without_a_token_in_the_settings_there_is_no_administration(portfolio_pa
         {},
         {"authorization": SECRET},
         {"authorization": f"Basic {SECRET}"},
+        {"authorization": f"Digest {SECRET}"},  # as long as the right one
         {"authorization": "Bearer"},
         {"authorization": "Bearer "},
         {"authorization": f"Bearer {SECRET[:-1]}"},

@@ -177,9 +177,9 @@ def test_what_is_not_there_is_an_error_of_the_protocol(
         ({"json": {"inputs": [{**TENSOR, "shape": [3, 1, 8, 7]}]}}, 400, "its shape is [3, 1, 8, 7]"),
         ({"json": {"inputs": [{**TENSOR, "data": [17] * 192}]}}, 400, "between 0 and 16"),
         (binary(np.full((1, 1, 8, 8), np.nan, np.float32), "FP32"), 400, "the pixel nan"),
-        ({"json": {"inputs": [TENSOR], "parameters": {"variant": "4x"}}}, 400, "variant is not supported"),
-        ({"json": {"inputs": [TENSOR], "parameters": {"min_accuracy": 0.9}}}, 400, "min_accuracy is not"),
-        ({"json": {"inputs": [TENSOR]}, "headers": {"X-Shifter-Min-Accuracy": "1"}}, 400, "not supported"),
+        ({"json": {"inputs": [TENSOR], "parameters": {"variant": "5x"}}}, 422, "'5x'"),
+        ({"json": {"inputs": [TENSOR], "parameters": {"min_accuracy": 95}}}, 400, "a number from 0 to 1"),
+        ({"json": {"inputs": [TENSOR]}, "headers": {"X-Shifter-Min-Accuracy": "1"}}, 422, "accuracy"),
     ],
 )
 def test_a_bad_request_is_told_what_is_right_and_changes_nothing(

@@ -95,7 +95,7 @@ def main(path: str, first: int, count: int) -> None:
             engine = make(Variant("v", mutant(variant.graph, seed), variant.tensors, variant.profile))
             engine.run(image)
             ends["answered"] += 1
-        except EngineError as problem:
+        except (EngineError, MemoryError) as problem:
             ends["checked" if isinstance(problem.__cause__, GraphError) else "refused"] += 1
     print(dict(ends))
 

@@ -183,3 +183,15 @@ def test_images_that_are_not_answered_one_by_one_are_no_answer(variants: dict[st
     assert len(engine.run(IMAGES[:1])) == 1
     with pytest.raises(EngineError, match=r"answers 3 images with an array of shape \(1, "):
         engine.run(IMAGES[:3])
+
+
+def test_want_of_memory_is_none_of_the_variants_faults(variants: dict[str, Variant]) -> None:
+    """ONNX Runtime's own words for it, of a network that asks for 18 TB an image."""
+    variant = variants["v2"]
+    model = onnx.ModelProto.FromString(variant.graph)
+    model.graph.node[0].attribute[0].ints[:] = [1 << 19] * 4
+    engine = OnnxEngine(model.SerializeToString(), variant.tensors)
+    with pytest.raises(MemoryError, match="cannot answer float32 images"):
+        engine.run(IMAGES)
+    with pytest.raises(EngineError):
+        engine.run(IMAGES[:, :, :2])

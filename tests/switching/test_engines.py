@@ -119,7 +119,7 @@ class SmallDevice(OnnxEngine):
     def __init__(self, graph: bytes, tensors: Tensors, *, providers: tuple[str, ...], **rest: object) -> None:
         self._on = providers
         if "cuda" in providers and any(tensors is one for one in self.too_large):
-            raise EngineError("Failed to allocate memory for requested buffer of size 102760448")
+            raise MemoryError("Failed to allocate memory for requested buffer of size 102760448")
         super().__init__(graph, tensors, providers=("cpu",), threads=1)
 
     too_large: ClassVar[tuple[Tensors, ...]] = ()

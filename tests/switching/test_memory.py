@@ -247,7 +247,7 @@ def test_room_that_there_is_is_not_waited_for(portfolio: Portfolio) -> None:
 def test_a_request_that_keeps_the_room_puts_a_switch_off(
     portfolio: Portfolio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shifter.switching.resident._PATIENCE_S", 0.01)
+    monkeypatch.setattr("shifter.switching.resident.PATIENCE_S", 0.01)
     build, now = Gated(), [0.0]
     memory_bytes = portfolio.deflated_bytes + 2400
     with Host(

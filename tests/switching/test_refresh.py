@@ -182,6 +182,28 @@ def test_what_found_no_memory_is_tried_again(package: bytes, newer: bytes) -> No
         assert host.portfolio.digest == Portfolio.open(newer).digest
 
 
+def test_one_without_room_beside_what_serves_is_tried_again_less_and_less_often(
+    package: bytes, newer: bytes
+) -> None:
+    place, now = Place(package), [0.0]
+    first, second = Portfolio.open(package), Portfolio.open(newer)
+    room = first.deflated_bytes + second.deflated_bytes + 2000
+    with initialise(first, Slo(0.05), memory_bytes=room) as host:
+        refresh = Refresh(host, place, place.version(), clock=lambda: now[0])
+        place.data, tried = newer, []
+        for now[0] in range(0, 300, 5):
+            refresh.look()
+            assert "NoRoomError: memory_bytes is" in refresh.last.error
+            if len(tried) < place.opened:
+                tried.append(now[0])
+        assert tried == [0, 30, 90, 210]
+        host._memory.limit = room + 1000
+        for now[0] in (449, 450):
+            refresh.look()
+        assert refresh.last.error is None
+        assert host.portfolio.digest == second.digest
+
+
 def test_what_the_budget_cannot_hold_is_not_read(package: bytes, newer: bytes, tmp_path: Path) -> None:
     path = tmp_path / "portfolio.zip"
     path.write_bytes(package)

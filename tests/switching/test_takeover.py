@@ -300,3 +300,37 @@ def test_both_fit_the_budget_at_once_or_the_new_one_is_refused(
         with pytest.raises(EngineError, match=f"memory_bytes is {least - 1}: v0, .* take {least}"):
             host.take_over(newer_small)
         assert submit(host, IMAGES).result().portfolio == portfolio.digest
+
+
+def test_while_a_newer_one_is_built_however_long_the_old_one_answers_and_switches(
+    portfolio: Portfolio, make: Making
+) -> None:
+    newer = make(1, "v0", "v1", "v2", "v3", "v4")
+    inside, gate = threading.Event(), threading.Event()
+
+    def build(variant: Variant) -> OnnxEngine:
+        if any((variant.tensors["classifier.bias"] == bias).all() for bias in biases):
+            inside.set()
+            assert gate.wait(60)
+        return OnnxEngine(variant.graph, variant.tensors)
+
+    biases = [newer.inflate(name).tensors["classifier.bias"] for name in newer.names]
+    switcher = Switcher(portfolio.profiles, Tour("v0", "v4", "v1"), dwell=0.0)
+    memory_bytes = portfolio.deflated_bytes + newer.deflated_bytes + 4000
+    with Host(portfolio, switcher, build, memory_bytes=memory_bytes, ahead_bytes=0) as host:
+        taking = threading.Thread(target=host.take_over, args=(newer,))
+        taking.start()
+        assert inside.wait(60)
+        for name in ("v0", "v4", "v1"):
+            assert host.tick().variant == name
+            assert submit(host, IMAGES).result().variant == name
+            assert host.status().memory_bytes <= memory_bytes
+        gate.set()
+        taking.join(60)
+        answer = submit(host, IMAGES).result()
+        assert (answer.portfolio, answer.variant) == (newer.digest, "v2")
+        assert host.tick().variant in newer.names
+        host.tick()
+        gc.collect()
+        both = portfolio.deflated_bytes + newer.deflated_bytes  # the test holds the old one
+        assert host.status().memory_bytes == both + 1000 * len(host.status().ready)
