@@ -8,8 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
-from shifter.errors import EngineError, OverloadError, PackageError
+from shifter.errors import EngineError, OverloadError
 from shifter.switching.changes import Changes
+from shifter.switching.interface import require_same_interface
 from shifter.switching.job import Answer, Call, Job
 from shifter.switching.line import Line
 from shifter.switching.memory import Memory, NotNowError, Reservation, building_bytes, servable, smallest
@@ -20,7 +21,6 @@ from shifter.switching.request import Request
 from shifter.switching.resident import PATIENCE_S, Build, Deflated, Resident
 from shifter.switching.status import Status, Switch
 from shifter.switching.switcher import Decision, Observation, Service, Switcher
-from shifter.values import InputSpec
 
 if TYPE_CHECKING:
     from shifter.switching.calibration import Calibration
@@ -207,7 +207,7 @@ class Host:
             MemoryError: if there is not enough of it.
             TimeoutError: if requests hold on to the engines of what was dropped.
         """
-        _require_same_interface(self._resident.portfolio.input_spec, portfolio.input_spec)
+        require_same_interface(self._resident.portfolio.input_spec, portfolio.input_spec)
         portfolio.verify()
         with self._taking_over:
             try:
@@ -331,17 +331,3 @@ class Host:
             text = f"{type(error).__name__}: {error}"
             problem = lambda: EngineError(text)  # noqa: E731
         self._line.settle(here, able, problem)
-
-
-def _require_same_interface(old: InputSpec, new: InputSpec) -> None:
-    """What clients send and read must stay: pixels of one shape and range, classes by number and name."""
-    if (old.shape, old.pixel_max, old.classes) != (new.shape, new.pixel_max, new.classes):
-        raise PackageError(
-            f"it reads {_described(new)}; clients of the one that serves send {_described(old)}: "
-            "serve it as another application"
-        )
-
-
-def _described(spec: InputSpec) -> str:
-    classes = f"{len(spec.classes)} classes ({spec.classes[0]}, …, {spec.classes[-1]})"
-    return f"pixels of shape {spec.shape} up to {spec.pixel_max:g} for {classes}"

@@ -14,14 +14,13 @@ from typing import Protocol
 import numpy as np
 
 from shifter.errors import EngineError, OverloadError
-from shifter.switching.batching import form, useful, work_s
+from shifter.switching.admission import late, refused, wait_s
+from shifter.switching.batching import form
 from shifter.switching.job import Answer, Call, Job
 from shifter.switching.load import Service
 from shifter.switching.pace import LOOKED_AT
 from shifter.switching.resident import Active, Resident
 
-# How much longer the wait for those before may turn out to be than predicted.
-_CAUTION = 1.2
 # Predictions that refuse everything are tried at most so often.
 _STALE_S = 0.5
 
@@ -96,7 +95,7 @@ class Line:
                 wait = self._wait_s(job.resident, job.able, job.count, now, job.patience)
                 if now + wait > job.deadline:
                     self._doubt(job.resident, now)
-                    raise _refused(wait, job.patience)
+                    raise refused(wait, job.patience)
             self._start()
             job.number = next(self._numbers)
             self._waiting[job.number] = job
@@ -154,7 +153,7 @@ class Line:
 
     def _do(self, turn: _Turn) -> list[_Outcome]:
         for job in turn.late:
-            _give_up(job, _late())
+            _give_up(job, late())
         for job in turn.missing:
             assert job.able is not None
             self._missing(job.resident, job.able)
@@ -200,9 +199,9 @@ class Line:
         pieces = candidates()
         if (first := next(pieces, None)) is not None:
             resident = first.resident
-            turn.jobs, late = form(chain([first], pieces), now, self._most, seconds)
-            turn.late += late
-            if not turn.jobs and late:
+            turn.jobs, too_late = form(chain([first], pieces), now, self._most, seconds)
+            turn.late += too_late
+            if not turn.jobs and too_late:
                 self._doubt(resident, now)
         for job in [*turn.jobs, *turn.late]:
             self._take(job)
@@ -223,28 +222,21 @@ class Line:
         patience: float = math.inf,
         before: int = 0,
     ) -> float:
-        """Predicted seconds until an answer; of a request with ``patience``, those that it should have left.
-
-        They are more: calls may take longer than predicted, and those that come later join its own.
-        """
-        mine = _would_compute(resident, able)
-        seconds = partial(resident.pace.seconds, mine)
         waiting: Counter[tuple[Resident, str]] = Counter()
         for (each, its), number in self._images.items():
             waiting[each, _would_compute(each, its)] += number
         waiting[resident, resident.active.name] += before
-        if len(self._computing) < self._servers and not waiting.total():
-            return seconds(images)
-        most = useful(self._most, patience, seconds)
-        if patience == math.inf:
-            waiting[resident, mine] += images
-        work = sum(max(0.0, until - now) for until, _ in self._computing.values())
-        for (each, name), number in waiting.items():
-            work += work_s(number, most, partial(each.pace.seconds, name))
-        ahead = work / self._servers
-        if patience == math.inf:
-            return max(seconds(images), ahead)
-        return _CAUTION * ahead + seconds(max(images, most))
+        mine = (resident, _would_compute(resident, able))
+        seconds = {key: partial(key[0].pace.seconds, key[1]) for key in (mine, *waiting)}
+        return wait_s(
+            seconds[mine],
+            images,
+            [max(0.0, until - now) for until, _ in self._computing.values()],
+            [(seconds[key], number) for key, number in waiting.items()],
+            servers=self._servers,
+            most_images=self._most,
+            patience=patience,
+        )
 
     def _doubt(self, resident: Resident, now: float) -> None:
         """Has the predictions tried, should they be of a time that is over and nothing else correct them."""
@@ -302,7 +294,7 @@ class Line:
         outcomes: list[_Outcome] = []
         for job in jobs:
             if self._clock() >= job.deadline:
-                outcomes.append((job, _late()))
+                outcomes.append((job, late()))
             else:
                 outcomes += self._compute(active, [job])
         return outcomes
@@ -346,16 +338,3 @@ def _give_up(job: Job, problem: Exception) -> None:
     """Fails one that waited, unless it was cancelled."""
     if job.answer.set_running_or_notify_cancel():
         job.answer.set_exception(problem)
-
-
-def _late() -> OverloadError:
-    return OverloadError("it could not be answered in time: ask again later, or send fewer", 1)
-
-
-def _refused(wait_s: float, patience_s: float) -> OverloadError:
-    retry_after_s = max(1, math.ceil(wait_s - patience_s))
-    return OverloadError(
-        f"it would be answered in {wait_s:.3g} s, not within {patience_s:.3g} s: "
-        f"ask again in {retry_after_s} s, or send fewer",
-        retry_after_s,
-    )
