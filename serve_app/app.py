@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -95,7 +95,11 @@ def create_app(service: EdgeService) -> FastAPI:
         return JSONResponse({"error": said}, 422)
 
     @app.exception_handler(HTTPException)
-    async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
+    async def no_such_route(request: Request, error: HTTPException) -> Response:
+        prefix = request.scope.get("root_path", "")
+        if error.status_code == 404 and prefix and request.scope["path"] == prefix:
+            # Relative, because the Host header may say anything.
+            return RedirectResponse(f"{prefix.rpartition('/')[2]}/")
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(app, request))

@@ -157,7 +157,7 @@ class _File:
 def router(service: EdgeService) -> APIRouter:
     """The routes, on ``service``, which from now on tells its history."""
     routes = APIRouter()
-    history = History(service.status()["active"])
+    history = History("")  # until it is told, when the service starts
     service.observers.append(history)
     documents = _Documents(service, history)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from shifter.switching.host import Status, Switch
+
+_log = logging.getLogger(__name__)
 
 Cause = Literal["queue", "deadline", "bytes", "stopping", "needs", "request", "engine"]
 """Why a request got no answer: the queue is full, its deadline cannot be met, too many bytes are inside,
@@ -46,3 +50,12 @@ class Observer(Protocol):
 
     def ticked(self, status: Status) -> None:
         """The policy has looked at the load."""
+
+
+def tell(observers: Sequence[Observer], what: Callable[[Observer], None]) -> None:
+    """Tells each; one that fails is logged, and neither fails a request nor ends the switching."""
+    for observer in observers:
+        try:
+            what(observer)
+        except Exception:  # noqa: BLE001 - whatever it is, it is the observer's alone
+            _log.exception("%s failed, and is asked again next time", type(observer).__name__)

@@ -19,6 +19,7 @@ def described() -> str:
     service.settings = Settings(portfolio="any.zip")
     service.limits = service.settings.limits
     service.observers = []
+    service.admin_token = None
     return json.dumps(create_app(service).openapi(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

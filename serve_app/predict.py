@@ -58,21 +58,22 @@ _FORM = {
     },
     "encoding": {"images": {"contentType": ", ".join(IMAGE_TYPES)}},
 }
+NEEDS_HEADERS: list[dict[str, Any]] = [
+    {
+        "name": WANT_VARIANT_HEADER,
+        "in": "header",
+        "schema": {"type": "string", "minLength": 1},
+        "description": "The variant that is to answer; refused if it cannot.",
+    },
+    {
+        "name": MIN_ACCURACY_HEADER,
+        "in": "header",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1},
+        "description": "The least validation accuracy of the variant; refused if none has it.",
+    },
+]
 _REQUEST: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": WANT_VARIANT_HEADER,
-            "in": "header",
-            "schema": {"type": "string", "minLength": 1},
-            "description": "The variant that is to answer; refused if it cannot.",
-        },
-        {
-            "name": MIN_ACCURACY_HEADER,
-            "in": "header",
-            "schema": {"type": "number", "minimum": 0, "maximum": 1},
-            "description": "The least validation accuracy of the variant; refused if none has it.",
-        },
-    ],
+    "parameters": NEEDS_HEADERS,
     "requestBody": {
         "required": True,
         "content": {

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from serve_app.admission import Admission, Arrival
 from serve_app.codec import Codec
-from serve_app.observer import Answered, Cause, Observer
+from serve_app.observer import Answered, Cause, Observer, tell
 from serve_app.secret import Token
 from serve_app.settings import Settings
 from serve_app.status import Answers, document
@@ -157,8 +157,7 @@ class EdgeService:
         return found.calibration
 
     def _tell_refused(self, cause: Cause, request_id: str) -> None:
-        for observer in self.observers:
-            observer.refused(cause, request_id)
+        tell(self.observers, lambda observer: observer.refused(cause, request_id))
 
     @property
     def ready(self) -> bool:
@@ -228,8 +227,7 @@ class EdgeService:
         seconds = time.perf_counter() - arrived
         told = Answered(answered.variant, len(images), seconds, answered.seconds, answered.batch, request_id)
         self._answers.add(told)
-        for observer in self.observers:
-            observer.answered(told)
+        tell(self.observers, lambda observer: observer.answered(told))
         return Inferred(content, answered.variant, answered.portfolio)
 
     @property

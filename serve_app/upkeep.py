@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from serve_app.observer import Observer
+from serve_app.observer import Observer, tell
 from serve_app.settings import Settings
 from shifter.switching.host import Host
 from shifter.switching.refresh import Refresh
@@ -50,6 +50,7 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
+        self._tell()
         self._repeat(self._decide_every_s, self._switcher, self._tick)
         if self._refresh is not None and self._refresh_s is not None:
             self._repeat(self._refresh_s, self._refresher, self._refresh.look)
@@ -104,11 +105,18 @@ class Upkeep:
 
     def _tick(self) -> None:
         self._host.tick()
-        if self._observers:
-            status = self._host.status()
-            new = [switch for switch in status.switches if switch.time > self._told]
-            self._told = max((switch.time for switch in new), default=self._told)
-            for observer in self._observers:
-                for switch in new:
-                    observer.switched(switch)
-                observer.ticked(status)
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._observers:
+            return
+        status = self._host.status()
+        new = [switch for switch in status.switches if switch.time > self._told]
+        self._told = max((switch.time for switch in new), default=self._told)
+
+        def what(observer: Observer) -> None:
+            for switch in new:
+                observer.switched(switch)
+            observer.ticked(status)
+
+        tell(self._observers, what)

@@ -24,7 +24,7 @@ from serve_app.v2_images import images
 from serve_app.v2_model import SERVER, configuration, metadata
 from serve_app.v2_request import BYTES, ENCODINGS, InferRequest, inflate, parse, shown, wrong
 from serve_app.v2_response import BINARY_TYPE, HEADER_LENGTH, Answer
-from serve_app.v2_schema import INDEX, INFER_ANSWERS, NO_SUCH_MODEL, UNREADABLE, of_model
+from serve_app.v2_schema import ENDING, INDEX, INFER_ANSWERS, NO_SUCH_MODEL, UNREADABLE, of_model
 from serve_app.v2_schema import infer as infer_schema
 from serve_app.v2_statistics import Statistics
 from shifter.errors import RequestError
@@ -148,10 +148,11 @@ def router(service: EdgeService) -> APIRouter:
     for version in ("", "/versions/{version}"):
         path = f"/v2/models/{{name}}{version}"
         for part, endpoint in parts.items():
-            routes.add_api_route(path + part, endpoint, responses=NO_SUCH_MODEL, openapi_extra=of_model(path))
+            said = NO_SUCH_MODEL | ENDING if part == "/ready" else NO_SUCH_MODEL
+            routes.add_api_route(path + part, endpoint, responses=said, openapi_extra=of_model(path))
     routes.add_api_route("/v2", server)
     routes.add_api_route("/v2/health/live", live)
-    routes.add_api_route("/v2/health/ready", ready)
+    routes.add_api_route("/v2/health/ready", ready, responses=ENDING)
     routes.add_api_route(
         "/v2/repository/index", index, methods=["POST"], responses=UNREADABLE, openapi_extra=INDEX
     )

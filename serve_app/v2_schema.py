@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.answers import PORTFOLIO_HEADER, VARIANT_HEADER
+from serve_app.predict import NEEDS_HEADERS
 from serve_app.protocol import JSON_TYPE
+from serve_app.responses import READING, Responses, errors
 from serve_app.v2_request import BYTES, DTYPES, NEEDS, OUTPUTS
 from serve_app.v2_response import BINARY_TYPE, HEADER_LENGTH
 
 Said = dict[str, Any]
-Answers = dict[int | str, Said]
 
 _COUNT = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
@@ -29,11 +30,6 @@ def _or_null(schema: Said) -> Said:
     return {**schema, "type": [schema["type"], "null"]}
 
 
-def _error(description: str) -> Said:
-    schema = {"type": "object", "required": ["error"], "properties": {"error": _TEXT}}
-    return {"description": description, "content": {JSON_TYPE: {"schema": schema}}}
-
-
 def of_model(path: str) -> Said:
     """The parameters in a path that names a model, and perhaps its version."""
     told = {"name": "The model that serves.", "version": "The digest of the portfolio that serves."}
@@ -45,11 +41,9 @@ def of_model(path: str) -> Said:
     return {"parameters": named}
 
 
-NO_SUCH_MODEL: Answers = {404: _error("Another model, or another version, serves.")}
-UNREADABLE: Answers = {
-    400: _error("The body is not what it has to be."),
-    413: _error("The body is above the limit."),
-}
+NO_SUCH_MODEL: Responses = errors(404)
+UNREADABLE: Responses = errors(400, 408, 413, 415)
+ENDING: Responses = errors(503)
 INDEX: Said = {
     "requestBody": {
         "content": {
@@ -137,6 +131,7 @@ _ANSWER = {
     },
 }
 _IN_HEADERS = [
+    *NEEDS_HEADERS,
     {
         "name": HEADER_LENGTH,
         "in": "header",
@@ -156,7 +151,7 @@ def infer(path: str) -> Said:
     }
 
 
-INFER_ANSWERS: Answers = {
+INFER_ANSWERS: Responses = {
     200: {
         "description": "The outputs, and which variant of which portfolio computed them.",
         "headers": {
@@ -168,13 +163,6 @@ INFER_ANSWERS: Answers = {
             BINARY_TYPE: {"schema": {"type": "string", "format": "binary"}},
         },
     },
-    400: _error("The request is not of the protocol's form, or the tensor not what this model reads."),
+    **READING,
     **NO_SUCH_MODEL,
-    413: _error("The body, also once inflated, an image or their number is above a limit."),
-    415: _error("The Content-Encoding is unknown, or this model's channels are none of a PNG or JPEG."),
-    500: _error("The variant that serves failed on these images."),
-    503: {
-        **_error("Too many requests wait already."),
-        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
-    },
 }

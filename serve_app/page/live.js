@@ -67,7 +67,7 @@ function show(status) {
   showSwitches(status);
   showPortfolio(status.variants);
   const answered = Object.values(status.answered).reduce((sum, times) => sum + times, 0);
-  set("total", `${count(answered)} requests answered, ${count(status.refused)} refused since the start.`);
+  set("total", `${count(answered)} requests answered, ${count(Object.values(status.refused).reduce((sum, times) => sum + times, 0))} refused since the start.`);
 }
 
 function showMemory({ taken_bytes: taken, budget_bytes: budget }) {

@@ -34,7 +34,10 @@ def history(clock: Clock) -> History:
 
 
 def status(queue: int, active: str = "4x") -> Status:
-    nothing: dict[str, Any] = {"rate": 0.0, "usable": (), "ready": (), "memory_bytes": 0, "switches": ()}
+    nothing: dict[str, Any] = {
+        **{"pinned": None, "rate": 0.0, "waiting": 0, "computing": 0, "memory_bytes": 0},
+        **{"usable": (), "ready": (), "switches": (), "inflations": ()},
+    }
     return Status(
         portfolio=cast(Any, None), since=0.0, active=active, reason="the test", queue=queue, **nothing
     )
