@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve_app.live_history import History
 from serve_app.observer import Cause
 from serve_app.protocol import JSON_TYPE
+from serve_app.responses import errors
 from serve_app.service import EdgeService
 
 _FOLDER: Final = Path(__file__).with_name("page")
@@ -161,7 +162,7 @@ def router(service: EdgeService) -> APIRouter:
     service.observers.append(history)
     documents = _Documents(service, history)
 
-    @routes.get("/live.json", response_model=Live)
+    @routes.get("/live.json", response_model=Live, responses=errors(422))
     async def live(
         since: Annotated[
             int | None,
