@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from jobs.load import encode
+from jobs.protocols import encode
 from serve_app.protocol import answer, decode, is_light
 from serve_app.service import EdgeService
 from serve_app.settings import Settings
