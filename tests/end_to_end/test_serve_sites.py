@@ -22,7 +22,7 @@ from .hosts import API, BIN, PORT, Host, two_hosts
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 PIXELS = np.random.default_rng(0).integers(0, 17, (2, 1, 8, 8))
-EVERY_S = 0.05
+EVERY_S = 0.2  # so seldom that a machine which is busy starting Ray fills no queue
 HTTP = 8000
 
 
@@ -125,7 +125,7 @@ def test_a_head_that_is_killed_and_restarted_costs_the_site_nothing(
 
 
 def test_a_site_that_is_cut_off_goes_on_and_rejoins_when_it_is_back(
-    portfolio_path: Path, tmp_path: Path, record_property: Any
+    portfolio_path: Path, tmp_path: Path
 ) -> None:
     with (
         site(tmp_path, portfolio_path) as made,
@@ -144,5 +144,5 @@ def test_a_site_that_is_cut_off_goes_on_and_rejoins_when_it_is_back(
         made.edge.ray.wait(120)
         made.start_edge()
         patiently(lambda: made.answers_with("4x"))
-        record_property("seconds until it answers again", time.monotonic() - back)
+        print(f"it answers again {time.monotonic() - back:.0f} s after it was back")
         made.deploy("16x")
