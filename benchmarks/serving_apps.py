@@ -67,10 +67,10 @@ class Noop:
 class Multiplexed(_Rival):
     """Ray Serve's own way to have several models: the client names the one that it wants.
 
-    One is loaded at a time, as in the edge application.
+    Three are loaded at a time: the edge application has the active one and its neighbours.
     """
 
-    @serve.multiplexed(max_num_models_per_replica=1)  # type: ignore[untyped-decorator]
+    @serve.multiplexed(max_num_models_per_replica=3)  # type: ignore[untyped-decorator]
     async def load(self, name: str) -> OnnxEngine:
         return await asyncio.to_thread(_engine, self.portfolio, name, self.settings.threads)
 

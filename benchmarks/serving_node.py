@@ -62,9 +62,10 @@ class Node:
 
     def deploy(self, applications: Sequence[Application]) -> None:
         """Returns when all of them run and answer; others that were deployed before are gone."""
+        before = time.time()
         self.put(applications)
         wanted = {one.name for one in applications}
-        patiently(lambda: self._running(wanted))
+        patiently(lambda: self._running(wanted, before))
         for name in wanted:
             patiently(partial(self._routed, name))
 
@@ -91,10 +92,10 @@ class Node:
             told: dict[str, Any] = json.load(answer)
         return told
 
-    def _running(self, wanted: set[str]) -> None:
+    def _running(self, wanted: set[str], since: float = 0.0) -> None:
         found = self.applications()
         for name, one in found.items():
-            if one["status"] == "DEPLOY_FAILED":
+            if one["status"] == "DEPLOY_FAILED" and one["last_deployed_time_s"] >= since:
                 raise RuntimeError(f"{name} was not deployed: {one['message']} {one['deployments']}")
         states = {name: one["status"] for name, one in found.items()}
         if states != dict.fromkeys(wanted, "RUNNING"):

