@@ -13,6 +13,8 @@ from serve_app.settings import Settings
 from shifter.switching.host import Host
 from shifter.switching.refresh import Refresh
 
+_FIRST_TOLD_S = 0.1
+
 
 @dataclass(frozen=True)
 class Reloaded:
@@ -50,7 +52,7 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tell()
+        self._tasks.append(asyncio.create_task(self._tell_first()))
         self._repeat(self._decide_every_s, self._switcher, self._tick)
         if self._refresh is not None and self._refresh_s is not None:
             self._repeat(self._refresh_s, self._refresher, self._refresh.look)
@@ -102,6 +104,11 @@ class Upkeep:
                 await loop.run_in_executor(thread, action)
 
         self._tasks.append(asyncio.create_task(repeat()))
+
+    async def _tell_first(self) -> None:
+        """What serves, however seldom it is decided; a little later, since a replica that starts logs nothing."""
+        await asyncio.sleep(_FIRST_TOLD_S)
+        await asyncio.get_running_loop().run_in_executor(self._switcher, self._tell)
 
     def _tick(self) -> None:
         self._host.tick()
