@@ -106,7 +106,7 @@ class Upkeep:
         self._tasks.append(asyncio.create_task(repeat()))
 
     async def _tell_first(self) -> None:
-        """What serves, however seldom it is decided; a little later, since a replica that starts logs nothing."""
+        """What serves, however seldom it is decided. A little later: a replica that starts logs nothing."""
         await asyncio.sleep(_FIRST_TOLD_S)
         await asyncio.get_running_loop().run_in_executor(self._switcher, self._tell)
 
