@@ -164,15 +164,15 @@ def test_a_stalled_server_neither_slows_the_client_nor_hides_its_stall() -> None
 
 
 def test_a_request_beyond_the_cap_is_not_sent_and_one_without_an_answer_times_out() -> None:
-    """Nothing is ever answered: two are sent and time out, the others find them in flight."""
+    """Nothing is answered in time: two are sent and time out, the others find them in flight."""
     arrived = 0
 
     async def predict(request: web.Request) -> web.Response:
         nonlocal arrived
         await request.read()
         arrived += 1
-        await asyncio.sleep(60)
-        raise AssertionError("the client waits for ever")
+        await asyncio.sleep(6)  # three times as long as the client waits
+        return web.Response()
 
     asked = [(i,) for i in range(5)]
     recording = asyncio.run(
