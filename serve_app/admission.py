@@ -11,12 +11,13 @@ from typing import Final, Self
 
 from serve_app.observer import Cause
 from serve_app.settings import Settings
-from shifter.errors import EngineError, NeedsError, OverloadError, RequestError
+from shifter.errors import NeedsError, OverloadError, RequestError
 from shifter.switching.host import Host
 
 Tell = Callable[[Cause, str], None]
 
 _LONGEST_RETRY_S: Final = 60
+_MOST_LARGE: Final = 4
 
 
 class RefusedError(OverloadError):
@@ -45,6 +46,7 @@ class Admission:
         """Of bodies inside."""
         self.refused: Counter[Cause] = Counter()
         """Requests without an answer, those that the client gave up excepted."""
+        self._large = 0
         self.stopping = False
         """Set once nobody is to be let in any more."""
 
@@ -68,6 +70,37 @@ class Admission:
     def deadline_s(self) -> float | None:
         """Of a request that comes now. One that finds nobody inside has none: waiting would not help it."""
         return self._deadline_s if self._host.queue else None
+
+    def left_s(self, spent_s: float) -> float | None:
+        """Of the deadline of a request that has spent so much of it.
+
+        Raises:
+            OverloadError: if nothing is left.
+        """
+        deadline = self.deadline_s
+        if deadline is None:
+            return None
+        if spent_s >= deadline:
+            most = f"an answer is to take {1e3 * deadline:.0f} ms at most"
+            why = f"reading it took {1e3 * spent_s:.0f} ms, and {most}"
+            raise self._refusal(why, "send a smaller one", self._host.wait_s(1), "deadline")
+        return deadline - spent_s
+
+    @contextmanager
+    def reading_large(self) -> Iterator[None]:
+        """A turn at reading what takes long to read.
+
+        Raises:
+            OverloadError: when entered, if too many wait for theirs.
+        """
+        if self._large >= _MOST_LARGE:
+            why = f"{self._large} large requests are being read already"
+            raise self._refusal(why, "send binary tensors, which are read at once", 1, "queue")
+        self._large += 1
+        try:
+            yield
+        finally:
+            self._large -= 1
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[None]:
@@ -129,6 +162,6 @@ def _cause_of(error: BaseException) -> Cause | None:
             return "needs"
         case RequestError():
             return "request"
-        case EngineError():
+        case Exception():  # a cancelled request is none
             return "engine"
     return None

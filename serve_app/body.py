@@ -67,7 +67,9 @@ async def reading(
             raise RequestError(f"the body {took}: send it faster, or a smaller one", status=408) from error
         except ClientDisconnect as error:
             raise RequestError("the body ends before its declared length", status=400) from error
-        yield bytes(body)
+        complete = bytes(body)
+        body.clear()  # what is reserved is once its length
+        yield complete
 
 
 async def _next(parts: AsyncIterator[bytes], limits: Limits) -> bytes | None:

@@ -98,13 +98,16 @@ def too_large(limits: Limits) -> RequestError:
 
 def _from_image(body: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.float32]:
     """One encoded image, in whatever mode, to pixels of shape (1, c, h, w) in 0…pixel_max."""
+    return _from_picture(pictures.strip(body), spec, limits)
+
+
+def _from_picture(picture: pictures.Picture, spec: InputSpec, limits: Limits) -> NDArray[np.float32]:
     if spec.channels not in (1, 3):
         raise RequestError(
             f"this model reads {spec.channels} channels, which PNG and JPEG do not carry: "
             f"send {JSON_TYPE} with pixel arrays",
             status=415,
         )
-    picture = pictures.strip(body)
     try:
         image: Image.Image = Image.open(io.BytesIO(picture.content), formats=(picture.kind,))
         # The header is read, no pixel is decoded yet: a bomb is refused before it unfolds.
@@ -153,24 +156,25 @@ def _from_form(body: bytes, content_type: str, spec: InputSpec, limits: Limits) 
     pixels: list[NDArray[np.float32]] = []
     left = limits.image_pixels
     for index, image in enumerate(images_of(body, content_type, IMAGE_TYPES, limits.images)):
-        left -= _pixels_in(image)
-        if left < 0:
-            raise RequestError(
-                f"the images up to images[{index}] have more than {limits.image_pixels} pixels together: "
-                "send fewer, or smaller ones",
-                status=413,
-            )
         try:
-            pixels.append(_from_image(image, spec, limits))
+            picture = pictures.strip(image)
+            left -= _pixels_in(picture)
+            if left < 0:
+                raise RequestError(
+                    f"the images up to this one have more than {limits.image_pixels} pixels together: "
+                    "send fewer, or smaller ones",
+                    status=413,
+                )
+            pixels.append(_from_picture(picture, spec, limits))
         except RequestError as error:
             raise RequestError(f"images[{index}]: {error}", error.status) from error
     return np.concatenate(pixels)
 
 
-def _pixels_in(body: bytes) -> int:
+def _pixels_in(picture: pictures.Picture) -> int:
     """As its header says; none if it cannot be read, which decoding will tell."""
     try:
-        with Image.open(io.BytesIO(body), formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(picture.content), formats=(picture.kind,)) as image:
             return image.width * image.height
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE):
         return 0

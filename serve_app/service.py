@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from shifter.switching.refresh import Refresh
 from shifter.switching.resident import Deflated
 from shifter.values import InputSpec
 
+_T = TypeVar("_T")
 Read = Callable[[InputSpec], NDArray[np.float32]]
 Write = Callable[[str, NDArray[np.float32], InputSpec], bytes]
 
@@ -126,7 +127,7 @@ class EdgeService:
         self.upkeep = Upkeep(self._host, self._refresh, settings, self.observers)
         self._admission = Admission(self._host, settings, self._tell_refused)
         self._answers = Answers()
-        self._codec = Codec()
+        self._codec, self._large = Codec(), Codec()
 
     async def __aenter__(self) -> Self:
         self.upkeep.start()
@@ -147,6 +148,7 @@ class EdgeService:
         self._host.close()  # what waits for memory in the other threads gives up
         self.upkeep.close()
         self._codec.close()
+        self._large.close()
 
     def _calibrated(self, digest: str) -> Calibration | None:
         if self._engines.kind != "onnxruntime" or self._engines.providers[0] != CPU:
@@ -197,6 +199,7 @@ class EdgeService:
         needs: Needs = _NO_NEEDS,
         request_id: str = "",
         is_light: bool = False,
+        spent_s: float = 0.0,
     ) -> Inferred:
         """The answer, and whose it is. Cancelled before its turn, it is not computed.
 
@@ -207,16 +210,18 @@ class EdgeService:
             needs: what is asked of the variant.
             request_id: for the logs.
             is_light: ``read`` takes less time than another thread takes to be woken.
+            spent_s: since the body is there, which counts in the deadline.
 
         Raises:
             RequestError: if the body is not what the model reads, or no variant is what is asked for.
             OverloadError: at once, if there is no room, or it cannot be answered in time.
         """
         self._admission.check()
-        arrived = time.perf_counter()
-        with self._host.request(needs, self._admission.deadline_s) as request:
+        arrived = time.perf_counter() - spent_s
+        deadline_s = self._admission.left_s(spent_s)
+        with self._host.request(needs, deadline_s) as request:
             images, decoding = await self._codec.run(
-                is_light and self._is_alone, partial(read, request.input_spec)
+                is_light and self._is_alone, partial(read, request.input_spec), deadline_s
             )
             answered = await asyncio.wrap_future(request.submit(images))
             content, encoding = await self._codec.run(
@@ -229,6 +234,17 @@ class EdgeService:
         self._answers.add(told)
         tell(self.observers, lambda observer: observer.answered(told))
         return Inferred(content, answered.variant, answered.portfolio)
+
+    async def read_large(self, parse: Callable[[], _T]) -> _T:
+        """What is read of a body before it is known what it asks for; one at a time, since it takes many
+        times the body's bytes, and few may wait.
+
+        Raises:
+            OverloadError: at once, if too many wait.
+        """
+        with self._admission.reading_large():
+            parsed, _ = await self._large.run(False, parse)
+            return parsed
 
     @property
     def _is_alone(self) -> bool:

@@ -5,8 +5,9 @@ What of Triton's extensions has no meaning here is answered with 404 and the rea
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from shifter.errors import RequestError
 
 # JSON up to here is read on the event loop, which is quicker than to hand it over.
 _LIGHT_BYTES = 16_384
+_INDEX_BYTES = 4096
 _SHARED_MEMORY = "shared memory is not served: send tensors in the body"
 _ABSENT = {
     "/v2/systemsharedmemory/{rest:path}": _SHARED_MEMORY,
@@ -48,7 +50,6 @@ def router(service: EdgeService) -> APIRouter:
     routes = APIRouter()
     statistics = Statistics()
     service.observers.append(statistics)
-    large = asyncio.Lock()  # a large body takes many times its bytes while it is read: one at a time
     engine = service.settings.engine
 
     def name() -> str:
@@ -70,20 +71,23 @@ def router(service: EdgeService) -> APIRouter:
         length, encoding = headers.get(HEADER_LENGTH), headers.get("content-encoding", "identity")
         with service.admit(request_id_of(headers)) as arrival:  # before a body is read only to be refused
             async with reading(request, service.limits, arrival.reserve, ENCODINGS) as body:
+                arrived = time.perf_counter()
                 parsing = partial(_parsed, body, length, encoding, asked_of, service.limits)
-                if is_light := _is_light(body, length, encoding):
-                    asked = parsing()
-                else:
-                    async with large:
-                        asked = await asyncio.to_thread(parsing)
-                answer = Answer(asked_of, asked)
-                inferred = await service.infer(
-                    partial(images, asked.input, limits=service.limits),
-                    answer.outputs,
-                    needs=needs_of(headers, asked.parameters),
-                    request_id=arrival.request_id,
-                    is_light=is_light and asked.input.datatype != BYTES,
-                )
+                # Inflated, it may be as long as the longest.
+                inflated = service.limits.body_bytes if encoding != "identity" else 0
+                with arrival.reserve(inflated):
+                    asked = (
+                        parsing() if _is_light(body, length, encoding) else await service.read_large(parsing)
+                    )
+                    answer = Answer(asked_of, asked)
+                    inferred = await service.infer(
+                        partial(images, asked.input, limits=service.limits),
+                        answer.outputs,
+                        needs=needs_of(headers, asked.parameters),
+                        request_id=arrival.request_id,
+                        is_light=len(body) <= _LIGHT_BYTES and not inflated and asked.input.datatype != BYTES,
+                        spent_s=time.perf_counter() - arrived,
+                    )
         version = request.path_params.get("version", inferred.portfolio)
         if version != inferred.portfolio:  # replaced while the request waited
             raise _unknown("version", version, inferred.portfolio)
@@ -130,7 +134,7 @@ def router(service: EdgeService) -> APIRouter:
 
     async def index(request: Request) -> list[dict[str, str]]:
         """The model that serves; there is no other."""
-        _check_index(await read(request, service.limits))
+        _check_index(await read(request, replace(service.limits, body_bytes=_INDEX_BYTES)))
         return [{"name": name(), "version": service.portfolio.digest, "state": "READY", "reason": ""}]
 
     for version in ("", "/versions/{version}"):

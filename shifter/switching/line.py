@@ -140,7 +140,10 @@ class Line:
 
     def _work(self) -> None:
         while (turn := self._next()) is not None:
-            outcomes = self._do(turn)
+            try:
+                outcomes = self._do(turn)
+            except BaseException as problem:  # noqa: BLE001 - a thread that ended would never be replaced
+                outcomes = self._broken(turn, problem)
             # Once a request is answered, and while nothing is to be done, no engine is held on to.
             del turn
             for job, outcome in outcomes:
@@ -150,6 +153,12 @@ class Line:
                     job.answer.set_exception(outcome)
             del outcomes
             job = outcome = None  # type: ignore[assignment]  # of the loop
+
+    def _broken(self, turn: _Turn, problem: BaseException) -> list[_Outcome]:
+        """What nobody foresaw is of the requests of this turn alone."""
+        with self._changed:
+            self._computing.pop(threading.get_ident(), None)
+        return [(job, problem) for job in (*turn.jobs, *turn.missing) if not job.answer.done()]
 
     def _do(self, turn: _Turn) -> list[_Outcome]:
         for job in turn.late:
@@ -262,9 +271,9 @@ class Line:
                 return
 
     def _compute(self, active: Active, jobs: list[Job]) -> list[_Outcome]:
-        images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
         resident, begin = jobs[0].resident, self._clock()
         try:
+            images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
             logits = active.engine.run(images)
             if len(logits) != len(images):
                 raise EngineError(f"the variant answers {len(images)} images with {len(logits)} rows")

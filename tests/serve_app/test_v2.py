@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 from collections.abc import Iterator
@@ -201,6 +202,27 @@ def test_an_index_request_is_checked(client: Client, body: bytes) -> None:
     assert answer.status_code == 400
     assert answer.json().keys() == {"error"}
     assert client.post("/v2/repository/index").status_code == 200
+
+
+def test_an_index_request_is_short(client: Client) -> None:
+    answer = client.post("/v2/repository/index", content=b"[" + b"[]," * 2_000 + b"[]]")
+    assert answer.status_code == 413
+    assert "4096 bytes" in answer.json()["error"]
+
+
+def test_few_wait_for_their_large_bodies_to_be_read(client: Client) -> None:
+    """Each takes many times its bytes, and nobody else's deadline knows of it."""
+    large: dict[str, Any] = {"json": {"inputs": [TENSOR], "id": "x" * 20_000}}
+    assert client.post(INFER, **large).status_code == 200
+    admission = client.service._admission
+    with contextlib.ExitStack() as others:
+        for _ in range(4):
+            others.enter_context(admission.reading_large())
+        refused = client.post(INFER, **large)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert client.post(INFER, json={"inputs": [TENSOR]}).status_code == 200
+    assert client.post(INFER, **large).status_code == 200
+    assert client.get("/status").json()["refused"] == {"queue": 1}
 
 
 def test_a_version_that_was_replaced_while_the_request_waited_is_not_answered_by_another(

@@ -15,6 +15,7 @@ from shifter.errors import EngineError, OverloadError
 from shifter.portfolio import Portfolio
 from shifter.switching.engine import OnnxEngine
 from shifter.switching.host import Answer, Host
+from shifter.switching.initialise import initialise
 from shifter.switching.policies import Fixed, Slo
 from shifter.switching.switcher import Observation, Switcher
 from shifter.values import Variant
@@ -350,3 +351,21 @@ def test_a_closed_host_refuses(portfolio: Portfolio) -> None:
     with pytest.raises(OverloadError), host.request() as request:
         request.submit(IMAGES)
     assert host.queue == 0
+
+
+def test_what_nobody_foresaw_ends_its_requests_and_no_thread(
+    portfolio: Portfolio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that ended would never be replaced, and nothing be answered any more."""
+    with initialise(portfolio, Slo(0.05)) as host:
+        line, honest = host._line, host._line._compute
+
+        def broken(*_: object) -> list[object]:
+            raise MemoryError("planted")
+
+        monkeypatch.setattr(line, "_compute", broken)
+        with pytest.raises(MemoryError, match="planted"):
+            submit(host, IMAGES).result(60)
+        monkeypatch.setattr(line, "_compute", honest)
+        assert len(submit(host, IMAGES).result(60).logits) == len(IMAGES)
+        assert host.queue == 0
