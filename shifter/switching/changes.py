@@ -15,7 +15,7 @@ from shifter.switching.resident import Deflated, Resident
 from shifter.switching.status import Inflation, Switch
 from shifter.switching.switcher import Decision, Switcher
 
-_REMEMBERED = 1000
+_REMEMBERED = 200
 _TRIMS = 2
 _NEEDED_S = 60.0
 """What was inflated for a request is kept so long after the last one that needed it."""

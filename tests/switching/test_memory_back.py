@@ -59,7 +59,7 @@ with initialise(portfolio, Wandering(1.0), dwell=0.0, ahead_bytes=ahead_bytes) a
         seen.append((host.active, resident()))
     stop.set()
     requests.join()
-    assert len(host.status().switches) == min(switches, 1000), len(host.status().switches)
+    assert len(host.status().switches) == min(switches, 200), len(host.status().switches)
 print(json.dumps(seen))
 """
 
