@@ -69,4 +69,4 @@ def test_what_is_declared_is_what_is_done(server: Server, tmp_path: Path) -> Non
 
 @pytest.mark.long
 def test_a_long_search_finds_nothing_either(server: Server, tmp_path: Path) -> None:
-    schemathesis(server, tmp_path, 200)
+    schemathesis(server, tmp_path, 200, "--generation-deterministic")
