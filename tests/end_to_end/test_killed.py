@@ -34,12 +34,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal, sent to the driver as soon as ``moment`` is seen in the store."""
+    """A signal, sent as soon as ``moment`` is seen in the store: to the driver, or to the process ``of``."""
 
     name: str
     signal: signal.Signals
     moment: Callable[[Run], bool]
     state: str
+    of: str = ""
 
 
 def has_round(index: int) -> Callable[[Run], bool]:
@@ -50,6 +51,7 @@ KILLS = [
     Kill("SIGTERM while Ray starts", signal.SIGTERM, lambda run: run.has_begun, "training"),
     Kill("SIGINT while training", signal.SIGINT, has_round(0), "training"),
     Kill("SIGTERM while training", signal.SIGTERM, has_round(1), "training"),
+    Kill("SIGKILL of the controller", signal.SIGKILL, has_round(1), "failed", of="TrainController"),
     Kill("SIGKILL while training", signal.SIGKILL, has_round(2), "training"),
     Kill("SIGKILL while reducing", signal.SIGKILL, lambda run: run.state == "reducing", "reducing"),
     Kill(
@@ -99,10 +101,12 @@ class Job:
         before = self.run.record["resumed"] if self.run.has_begun else None
         try:
             # Not what was already so: this very driver has to have begun.
-            while not (self._begun(before) and kill.moment(self.run)):
+            while not (
+                self._begun(before) and kill.moment(self.run) and (victim := self._victim(kill, process))
+            ):
                 assert process.poll() is None, f"it ended before {kill.name}: {process.communicate()[1]}"
                 time.sleep(0.002)
-            process.send_signal(kill.signal)
+            os.kill(victim, kill.signal)
             _, stderr = process.communicate(timeout=120)
         finally:
             process.kill()
@@ -117,6 +121,11 @@ class Job:
             [path.name for path in self.temporary.glob("shifter-*")],  # torch keeps caches there
             broken(self.run),
         )
+
+    def _victim(self, kill: Kill, driver: subprocess.Popen[str]) -> int | None:
+        if not kill.of:
+            return driver.pid
+        return next((pid for pid, name in self._marked().items() if kill.of in name), None)
 
     def _begun(self, before: list[str] | None) -> bool:
         return self.run.has_begun and (before is None or len(self.run.record["resumed"]) > len(before))
@@ -184,7 +193,13 @@ def test_each_kill_leaves_a_state_to_go_on_from_and_nothing_running(
     killed: tuple[Job, dict[str, Ended]], kill: Kill
 ) -> None:
     ended = killed[1][kill.name]
-    assert ended.status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[kill.signal]
+    if kill.of:
+        assert ended.status == 1
+        assert (
+            "the process that watches the workers of mine was lost; the same command goes on" in ended.stderr
+        )
+    else:
+        assert ended.status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[kill.signal]
     if kill.signal != signal.SIGKILL:
         assert "mine is interrupted; the same command resumes it" in ended.stderr
         assert "Traceback" not in ended.stderr
