@@ -116,7 +116,7 @@ class _Documents:
                 },
             }
             if since is None:
-                document["classes"] = self._service.input_spec.classes
+                document["classes"] = self._service.portfolio.input_spec.classes
             self._made[since] = orjson.dumps(document)
             if len(self._made) > _REMEMBERED:
                 self._made.popitem(last=False)

@@ -171,11 +171,6 @@ class EdgeService:
         """The portfolio that serves."""
         return self._host.portfolio
 
-    @property
-    def input_spec(self) -> InputSpec:
-        """What the portfolio that serves reads."""
-        return self._host.portfolio.input_spec
-
     def check(self) -> None:
         """Raises what ended the deciding, if anything did: a service that cannot switch is ill."""
         self.upkeep.check()

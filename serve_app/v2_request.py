@@ -304,15 +304,16 @@ def _numbers(data: object, datatype: str, shape: tuple[int, ...]) -> NDArray[Any
             "send them flat or nested, as many as that"
         )
     dtype = DTYPES[datatype]
-    numbers = np.array(flat, np.float64)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        if kinds == {int, float} or kinds == {float}:
+        if float in kinds:
             raise wrong(f"the data of images hold fractions, and its datatype is {datatype}: whole numbers")
-        if len(numbers) and not (numbers.min() >= limits.min and numbers.max() <= limits.max):
+        # As whole numbers: the largest of 64 bits are rounded, beyond the limit, where they become floats.
+        if flat and not (min(flat) >= limits.min and max(flat) <= limits.max):
             raise wrong(f"the data of images hold a number that is no {datatype}")
+        return np.array(flat, dtype)
     with np.errstate(over="ignore"):  # infinity is no pixel
-        return numbers.astype(dtype)
+        return np.array(flat, np.float64).astype(dtype)
 
 
 def _outputs(outputs: object, all_binary: bool) -> tuple[Wanted, ...]:

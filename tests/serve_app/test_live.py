@@ -61,7 +61,7 @@ def test_it_tells_the_status_and_the_seconds_as_the_schema_says(portfolio_bytes:
         assert history.refused == {}
         lengths = {len(v) for v in history.model_dump(exclude={"id", "next", "begin", "refused"}).values()}
         assert lengths == {history.next}
-        assert told.classes == list(service.input_spec.classes)
+        assert told.classes == list(service.portfolio.input_spec.classes)
         assert max(p for p in history.p99_ms if p) >= max(p for p in history.p50_ms if p) > 0
         status = (await client.get("/status")).json()
         assert told.status["answered"] == status["answered"] == {status["active"]: 7}

@@ -232,6 +232,19 @@ def test_a_header_length_that_is_none_is_refused(header_length: str) -> None:
     assert "at most all" in refused(body, header_length)
 
 
+@pytest.mark.parametrize(("datatype", "number"), [("UINT64", 2**64 - 1), ("INT64", 2**63 - 1), ("INT8", 127)])
+def test_the_largest_whole_numbers_stay_what_they_are(datatype: str, number: int) -> None:
+    """As floats those of 64 bits would be rounded up, and wrap to another pixel."""
+    document = {
+        "inputs": [{"name": "images", "shape": [1, 1, 1, 2], "datatype": datatype, "data": [0, number]}]
+    }
+    found = parse(as_json(document), None, "tiny").input.data
+    assert found.tolist() == [0, number]
+    document["inputs"][0]["data"] = [0, number + 1]
+    with pytest.raises(RequestError):
+        parse(as_json(document), None, "tiny")
+
+
 def test_sizes_that_lie_are_told() -> None:
     array = np.zeros((2, 3, 2, 4), np.float32)
     body, length = as_binary(array, "FP32")
